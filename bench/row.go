@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"time"
+)
+
+// A row is one line of work, done by us and by each peer in turn.
+type row struct {
+	Key   string // what -only names: "1", "3a"
+	Title string
+	Unit  string // of every figure in the row
+	Ours  peer
+	Peers []peer
+	// Gauges are counted at the end of the row, not compared with anybody.
+	Gauges []gauge
+}
+
+// A peer is one way of doing a row's work.
+type peer struct {
+	Name string
+	Note string // how it is set up, for the footnotes; may be empty
+	// AtLeast is the target: the smallest ratio of our figure to this peer's; 0 means that the peer is shown
+	// and not aimed at.
+	AtLeast float64
+	Start   func(ctx context.Context) (meter, error)
+}
+
+// A meter is a peer set up and waiting. It costs nothing while it waits, so that the others can be measured.
+type meter interface {
+	// Measure works for about d and returns the rate in the row's unit.
+	Measure(ctx context.Context, d time.Duration) (float64, error)
+	Close() error
+}
+
+// A gauge is a number that has a limit instead of a peer.
+type gauge struct {
+	Name    string
+	AtMost  float64
+	Measure func(ctx context.Context) (float64, error)
+}
+
+// measureFunc is a meter that holds nothing.
+type measureFunc func(ctx context.Context, d time.Duration) (float64, error)
+
+func (f measureFunc) Measure(ctx context.Context, d time.Duration) (float64, error) { return f(ctx, d) }
+
+func (measureFunc) Close() error { return nil }
+
+// held is a meter that keeps something open between its rounds.
+type held struct {
+	measureFunc
+	close func() error
+}
+
+func (h held) Close() error { return h.close() }
+
+// stateless starts a peer whose measurements need nothing set up.
+func stateless(f measureFunc) func(context.Context) (meter, error) {
+	return func(context.Context) (meter, error) { return f, nil }
+}
+
+// allRows are the first five rows of the targets, in their order.
+func allRows(node *nodeJS) []row {
+	return []row{
+		handshakeRow(node),
+		boxRow(node),
+		callRow(node, 1),
+		callRow(node, 64),
+		itemsRow(node),
+		chunksRow(node),
+	}
+}
