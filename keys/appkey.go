@@ -16,8 +16,7 @@ const AppKeySize = 32
 // handshake. It is shared by all peers of a network and shown to nobody else,
 // so it is never printed. The zero value means "no app key".
 type AppKey struct {
-	_ incomparable
-	k *[AppKeySize]byte // a pointer, so that fmt cannot reach it through a field of another struct
+	k hiding[[AppKeySize]byte]
 }
 
 // NewAppKey makes an app key from 32 bytes, which may not all be zero.
@@ -29,7 +28,7 @@ func NewAppKey(b []byte) (AppKey, error) {
 	if k == [AppKeySize]byte{} {
 		return AppKey{}, errors.New("keys: an app key of zeros only is no app key")
 	}
-	return AppKey{k: &k}, nil
+	return AppKey{k: hide(&k)}, nil
 }
 
 // ParseAppKey reads an app key in standard base64, as it stands in a
@@ -45,10 +44,10 @@ func ParseAppKey(s string) (AppKey, error) {
 
 // MainNet returns the app key of the Secure Scuttlebutt main network.
 func MainNet() AppKey {
-	return AppKey{k: &[AppKeySize]byte{
+	return AppKey{k: hide(&[AppKeySize]byte{
 		0xd4, 0xa1, 0xcb, 0x88, 0xa6, 0x6f, 0x02, 0xf8, 0xdb, 0x63, 0x5c, 0xe2, 0x64, 0x41, 0xcc, 0x5d,
 		0xac, 0x1b, 0x08, 0x42, 0x0c, 0xea, 0xac, 0x23, 0x08, 0x39, 0xb7, 0x55, 0x84, 0x5a, 0x9f, 0xfb,
-	}}
+	})}
 }
 
 // Bytes returns a copy of the key's 32 bytes, or nil for the zero value.
@@ -56,15 +55,15 @@ func (k AppKey) Bytes() []byte {
 	if k.k == nil {
 		return nil
 	}
-	return append([]byte(nil), k.k[:]...)
+	return append([]byte(nil), k.k()[:]...)
 }
 
 // Equal reports, in constant time, whether the two app keys are the same.
 func (k AppKey) Equal(other AppKey) bool {
 	if k.k == nil || other.k == nil {
-		return k.k == other.k
+		return k.IsZero() && other.IsZero()
 	}
-	return subtle.ConstantTimeCompare(k.k[:], other.k[:]) == 1
+	return subtle.ConstantTimeCompare(k.k()[:], other.k()[:]) == 1
 }
 
 // IsZero reports whether k is the zero value, that is, no app key.

@@ -14,3 +14,11 @@ package keys
 
 // incomparable makes a struct that embeds it refuse == at compile time.
 type incomparable [0]func()
+
+// hiding holds a secret out of the reach of fmt, which prints what unexported
+// fields and the pointers in them lead to, but never what a function holds. It
+// also makes a struct that has it incomparable.
+type hiding[T any] func() *T
+
+// hide puts a secret away. The nil hiding holds none.
+func hide[T any](v *T) hiding[T] { return func() *T { return v } }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -29,7 +30,7 @@ var (
 
 	// ErrPassphrase is wrapped when a secret file is protected by a passphrase
 	// and none was given, or a wrong one.
-	ErrPassphrase = errors.New("a passphrase is needed")
+	ErrPassphrase = errors.New("passphrase needed")
 )
 
 // FileOptions says how a secret file is read and written. The zero value means
@@ -240,5 +241,9 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	err = d.Sync()
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EINVAL) {
+		err = nil // some network file systems cannot, and say so in these ways
+	}
+	return errors.Join(err, d.Close())
 }

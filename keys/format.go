@@ -42,10 +42,10 @@ func formatFile(id *Identity, opts FileOptions) ([]byte, error) {
 	public := id.Public()
 	kf := keyFile{Curve: curveName, Public: public.Base64() + refSuffix, ID: public.Ref()}
 	if opts.Passphrase == nil {
-		kf.Private = base64.StdEncoding.EncodeToString(id.s.private) + refSuffix
+		kf.Private = base64.StdEncoding.EncodeToString(id.s().private) + refSuffix
 	} else {
 		var err error
-		if kf.Sealed, err = sealWithPassphrase(id, opts, defaultCost); err != nil {
+		if kf.Sealed, err = sealWithPassphrase(id, opts, defaultCost()); err != nil {
 			return nil, err
 		}
 	}
@@ -122,10 +122,12 @@ func comment() *regexp.Regexp { return regexp.MustCompile(`\s*#[^\n]*`) }
 
 // seed returns the file's secret, opening it with the passphrase if needed.
 func (kf keyFile) seed(public PublicKey, opts FileOptions) ([]byte, error) {
-	if kf.Sealed != nil {
+	switch {
+	case kf.Sealed != nil && kf.Private != "":
+		return nil, errors.New("the file holds a private key both open and sealed; remove one")
+	case kf.Sealed != nil:
 		return kf.Sealed.open(public, opts)
-	}
-	if kf.Private == "" {
+	case kf.Private == "":
 		return nil, errors.New("there is no private key in the file")
 	}
 	text, _, _ := strings.Cut(kf.Private, ".")

@@ -19,12 +19,10 @@ const SeedSize = ed25519.SeedSize
 // Printing, logging or JSON-encoding one shows its public key only. Its methods
 // may be called from several goroutines. The zero value is no identity.
 type Identity struct {
-	_ incomparable
-	s *secret
+	s hiding[secret]
 }
 
-// secret is behind a pointer so that fmt cannot reach it through a field of
-// another struct.
+// secret is what an identity hides.
 type secret struct {
 	private ed25519.PrivateKey
 	public  PublicKey
@@ -50,7 +48,7 @@ func FromSeed(seed []byte) (*Identity, error) {
 	s := &secret{private: ed25519.NewKeyFromSeed(seed)}
 	copy(s.public.b[:], s.private[SeedSize:])
 	s.x25519 = sync.OnceValues(s.deriveX25519)
-	return &Identity{s: s}, nil
+	return &Identity{s: hide(s)}, nil
 }
 
 // FromStringSeed makes the identity that ssb-keys makes from a string: its
@@ -77,25 +75,25 @@ func (s *secret) deriveX25519() (*ecdh.PrivateKey, error) {
 func (id *Identity) IsZero() bool { return id == nil || id.s == nil }
 
 // Public returns the public key, which names this identity.
-func (id *Identity) Public() PublicKey { return id.s.public }
+func (id *Identity) Public() PublicKey { return id.s().public }
 
 // Sign returns the 64-byte Ed25519 signature over msg.
-func (id *Identity) Sign(msg []byte) []byte { return ed25519.Sign(id.s.private, msg) }
+func (id *Identity) Sign(msg []byte) []byte { return ed25519.Sign(id.s().private, msg) }
 
 // X25519 returns the secret in its X25519 form, with which shared secrets are
 // made. It is as secret as the seed. See docs/PROTOCOL.md §1.
-func (id *Identity) X25519() (*ecdh.PrivateKey, error) { return id.s.x25519() }
+func (id *Identity) X25519() (*ecdh.PrivateKey, error) { return id.s().x25519() }
 
 // Seed returns the 32 secret bytes from which [FromSeed] makes this identity.
 // Whoever sees them can be this peer: keep them out of logs, and clear them.
-func (id *Identity) Seed() []byte { return id.s.private.Seed() }
+func (id *Identity) Seed() []byte { return id.s().private.Seed() }
 
 // String shows the public key only.
 func (id Identity) String() string {
 	if id.s == nil {
 		return "keys.Identity(none)"
 	}
-	return "keys.Identity(" + id.s.public.Ref() + ")"
+	return "keys.Identity(" + id.s().public.Ref() + ")"
 }
 
 // Format implements [fmt.Formatter]; every verb prints what String returns.

@@ -31,7 +31,7 @@ type cost struct {
 }
 
 // defaultCost is the second choice of RFC 9106, for machines with little memory.
-var defaultCost = cost{Time: 3, Memory: 64 << 10, Threads: 4}
+func defaultCost() cost { return cost{Time: 3, Memory: 64 << 10, Threads: 4} }
 
 // sealed is the private part of a file under a passphrase. []byte fields are
 // base64 in JSON.
@@ -65,7 +65,7 @@ func sealWithPassphrase(id *Identity, opts FileOptions, c cost) (*sealed, error)
 	}
 	seed := id.Seed()
 	defer clear(seed)
-	s.Data = aead.Seal(nil, s.Nonce, seed, id.s.public.b[:])
+	s.Data = aead.Seal(nil, s.Nonce, seed, id.s().public.b[:])
 	return s, nil
 }
 
@@ -87,7 +87,7 @@ func (s *sealed) open(public PublicKey, opts FileOptions) ([]byte, error) {
 	}
 	seed, err := aead.Open(nil, s.Nonce, s.Data, public.b[:])
 	if err != nil {
-		return nil, fmt.Errorf("%w: this one is wrong (or the file was changed)", ErrPassphrase)
+		return nil, fmt.Errorf("%w: the one given does not open the file", ErrPassphrase)
 	}
 	return seed, nil
 }
