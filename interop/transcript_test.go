@@ -104,13 +104,20 @@ func loadTranscript(t *testing.T, name string) transcript {
 	return tr
 }
 
-func (tr transcript) save(t *testing.T, name string) {
+// saveJSON writes a transcript in a form that people can read.
+func saveJSON(t *testing.T, name string, tr any) {
 	t.Helper()
+	if t.Failed() {
+		t.Fatal("not recorded")
+	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", " ")
 	if err := enc.Encode(tr); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll("testdata", 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(transcriptFile(name), b.Bytes(), 0o644); err != nil {
