@@ -77,9 +77,9 @@ func parseFile(text []byte, opts FileOptions) (*Identity, error) {
 	if kf.Curve != curveName {
 		return nil, fmt.Errorf("unknown curve %.20q; only ed25519 is supported", kf.Curve)
 	}
-	public, err := ParsePublicKey(kf.Public)
+	public, err := parsePublicKey(kf.Public)
 	if err != nil {
-		return nil, fmt.Errorf("the public key: %w", err)
+		return nil, fmt.Errorf("the public key in the file is not one: %w", err)
 	}
 	if kf.ID != "" && strings.TrimPrefix(kf.ID, "@") != kf.Public {
 		return nil, errors.New("id and public are not the same key; restore the file from a backup")

@@ -15,14 +15,22 @@ const base64Len = 44
 // standard base64 with its padding and nothing around it, so that each key has
 // one text of each form.
 func ParsePublicKey(s string) (PublicKey, error) {
-	text := strings.TrimSuffix(strings.TrimPrefix(s, "@"), refSuffix)
-	b, err := decodeStrict(text)
+	k, err := parsePublicKey(s)
 	if err != nil {
 		return PublicKey{}, fmt.Errorf("keys: not a public key: %w", err)
 	}
+	return k, nil
+}
+
+// parsePublicKey is ParsePublicKey with an error that says only what is wrong.
+func parsePublicKey(s string) (PublicKey, error) {
+	b, err := decodeStrict(strings.TrimSuffix(strings.TrimPrefix(s, "@"), refSuffix))
+	if err != nil {
+		return PublicKey{}, err
+	}
 	k := PublicKey{b: b}
 	if k.IsZero() {
-		return PublicKey{}, errors.New("keys: not a public key: it is all zeros")
+		return PublicKey{}, errors.New("it is all zeros")
 	}
 	return k, nil
 }
