@@ -3,5 +3,3 @@ package main
 import "context"
 
 func startChunks(ctx context.Context) (meter, error) { return pending(ctx) }
-
-func startBoxStreamOverTCP(ctx context.Context) (meter, error) { return pending(ctx) }

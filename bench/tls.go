@@ -13,23 +13,23 @@ import (
 )
 
 // newTLSPair returns the settings of two ends that know each other's key, which is what the secret handshake gives:
-// TLS 1.3, a certificate each, pinned, no authorities.
-func newTLSPair() (client, server *tls.Config, err error) {
+// TLS 1.3, a certificate each, pinned, no authorities. Without curves, Go chooses the key agreement.
+func newTLSPair(curves ...tls.CurveID) (client, server *tls.Config, err error) {
 	clientCert, errClient := selfSigned()
 	serverCert, errServer := selfSigned()
 	if err := errors.Join(errClient, errServer); err != nil {
 		return nil, nil, err
 	}
-	client, server = pinned(clientCert, serverCert), pinned(serverCert, clientCert)
+	client, server = pinned(clientCert, serverCert, curves), pinned(serverCert, clientCert, curves)
 	server.ClientAuth = tls.RequireAnyClientCert
 	return client, server, nil
 }
 
-func pinned(own, remote tls.Certificate) *tls.Config {
+func pinned(own, remote tls.Certificate, curves []tls.CurveID) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		Certificates:           []tls.Certificate{own},
-		CurvePreferences:       []tls.CurveID{tls.X25519}, // no ML-KEM: the same strength as the secret handshake
+		CurvePreferences:       curves,
 		SessionTicketsDisabled: true,
 		InsecureSkipVerify:     true, // the key is compared instead of the chain
 		VerifyConnection: func(state tls.ConnectionState) error {
