@@ -1,0 +1,62 @@
+package muxrpc
+
+import "time"
+
+// Limits bounds what a session may hold and how long it waits. The zero value of each field stands for the default
+// that its comment names; see docs/PROTOCOL.md §9.
+type Limits struct {
+	// MaxPacket is the largest packet body accepted, in bytes; a larger one ends the session. Zero means 4 MiB.
+	MaxPacket int
+	// StreamBuffer is how many bytes one stream may hold that its reader has not taken yet, give or take one packet.
+	// Zero means 1 MiB; values under 64 KiB count as 64 KiB.
+	StreamBuffer int
+	// SessionBuffer is the same for all the streams of the session together. Zero means 16 MiB; it is never less than
+	// StreamBuffer.
+	SessionBuffer int
+	// MaxStreams is how many streams the peer may have open at once; one more is refused with ErrTooManyStreams. Zero
+	// means 1024.
+	MaxStreams int
+	// MaxHandlers is how many async and sync calls of the peer are served at once. One more is left unread for at most
+	// SlowReaderGrace and then refused with ErrTooManyCalls. Zero means 256.
+	MaxHandlers int
+	// SlowReaderGrace is how long reading from the peer may pause for the sake of one slow reader. Zero means 5 s.
+	SlowReaderGrace time.Duration
+	// WriteTimeout is how long the peer may take nothing of what is sent to it before the session ends. Zero means 30 s.
+	WriteTimeout time.Duration
+	// CloseTimeout is how long Close waits for open calls when its context has no deadline. Zero means 5 s.
+	CloseTimeout time.Duration
+	// CreditWait is how long a stream that has sent its first 64 KiB waits, once a session, to hear whether the peer
+	// knows windows. Zero means 500 ms.
+	CreditWait time.Duration
+}
+
+const (
+	minStreamBuffer = 64 << 10
+	// pendingLimit is how many bytes wait to be written before those who send data or calls have to wait too.
+	pendingLimit = 256 << 10
+	// controlLimit is how many bytes wait to be written before the read loop stops making more of them by answering.
+	controlLimit = 2 * pendingLimit
+	// lingerTimeout is how long an aborted session waits for its goodbye to leave and for the peer's to come.
+	lingerTimeout = time.Second
+)
+
+// withDefaults returns l with every zero replaced by its default.
+func (l Limits) withDefaults() Limits {
+	l.MaxPacket = orDefault(l.MaxPacket, 4<<20)
+	l.StreamBuffer = max(orDefault(l.StreamBuffer, 1<<20), minStreamBuffer)
+	l.SessionBuffer = max(orDefault(l.SessionBuffer, 16<<20), l.StreamBuffer)
+	l.MaxStreams = orDefault(l.MaxStreams, 1024)
+	l.MaxHandlers = orDefault(l.MaxHandlers, 256)
+	l.SlowReaderGrace = orDefault(l.SlowReaderGrace, 5*time.Second)
+	l.WriteTimeout = orDefault(l.WriteTimeout, 30*time.Second)
+	l.CloseTimeout = orDefault(l.CloseTimeout, 5*time.Second)
+	l.CreditWait = orDefault(l.CreditWait, 500*time.Millisecond)
+	return l
+}
+
+func orDefault[T int | time.Duration](v, def T) T {
+	if v <= 0 {
+		return def
+	}
+	return v
+}

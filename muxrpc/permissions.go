@@ -1,0 +1,64 @@
+package muxrpc
+
+import "strings"
+
+// Permissions says which methods a peer may call, docs/PROTOCOL.md §4.4. An entry is a dotted path and covers everything
+// below it: "blobs" covers "blobs.get". An entry of Deny wins over one of Allow.
+type Permissions struct {
+	// Allow lists what may be called. Nil means everything, empty means nothing.
+	Allow []string `json:"allow"`
+	// Deny lists what may not be called.
+	Deny []string `json:"deny"`
+}
+
+// Check returns nil if path may be called, and otherwise the error that the peer is told. Its text is the one that
+// other implementations match on.
+func (p Permissions) Check(path []string) error { return p.compile().check(path) }
+
+// permissionSet is Permissions in the form that is looked up for each call.
+type permissionSet struct {
+	all   bool // Allow is nil
+	allow map[string]bool
+	deny  map[string]bool
+}
+
+// pathSeparator joins paths where a dot could be part of a name.
+const pathSeparator = "\x00"
+
+func (p Permissions) compile() *permissionSet {
+	return &permissionSet{all: p.Allow == nil, allow: pathSet(p.Allow), deny: pathSet(p.Deny)}
+}
+
+func pathSet(entries []string) map[string]bool {
+	if len(entries) == 0 {
+		return nil
+	}
+	set := make(map[string]bool, len(entries))
+	for _, entry := range entries {
+		set[strings.ReplaceAll(entry, ".", pathSeparator)] = true
+	}
+	return set
+}
+
+func (s *permissionSet) check(path []string) error {
+	if !s.all && !covers(s.allow, path) {
+		return Errorf("method:%s is not in list of allowed methods", strings.Join(path, ","))
+	}
+	if covers(s.deny, path) {
+		return Errorf("method:%s is on list of disallowed methods", strings.Join(path, ","))
+	}
+	return nil
+}
+
+// covers reports whether path or a prefix of it is in set.
+func covers(set map[string]bool, path []string) bool {
+	if len(set) == 0 {
+		return false
+	}
+	for i := range path {
+		if set[strings.Join(path[:i+1], pathSeparator)] {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,198 @@
+package muxrpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/secretstack/secretstack/packetstream"
+)
+
+// readLoop reads and dispatches packets until the connection ends. It never writes; what it has to answer is queued.
+func (s *Session) readLoop() {
+	defer close(s.readDone)
+	for first := true; ; first = false {
+		h, body, err := s.reader.Next()
+		if err != nil {
+			s.end(readError(err))
+			return
+		}
+		if first {
+			s.heard(h.Credit)
+		}
+		s.dispatch(h, Value{h.Type, body})
+	}
+}
+
+// readError returns why reading ended, or nil after the peer's goodbye.
+func readError(err error) error {
+	switch {
+	case err == io.EOF:
+		return nil
+	case errors.Is(err, packetstream.ErrTooLarge):
+		return fmt.Errorf("%w: %v", ErrTooLarge, err)
+	}
+	return fmt.Errorf("muxrpc: reading: %w", err)
+}
+
+// dispatch handles one packet, docs/PROTOCOL.md §4. Its body is valid until the next one is read.
+func (s *Session) dispatch(h packetstream.Header, v Value) {
+	switch {
+	case h.ID == 0:
+		s.handleExtension(v)
+	case !h.Stream && h.ID > 0 && !h.End:
+		s.handleRequest(h.ID, v.Kind)
+	case !h.Stream && h.ID < 0:
+		s.handleAnswer(-h.ID, h.End, v.Kind)
+	case h.Stream:
+		s.handleStream(h, v)
+	}
+	s.throttle()
+}
+
+// detached returns the current packet's body as memory that may be kept. It belongs to the read loop.
+func (s *Session) detached(kind Kind) Value { return Value{kind, s.reader.Detach()} }
+
+// throttle waits while the peer takes nothing of what was answered to it, so that a peer that asks and never listens
+// cannot make the answers pile up. Limits.WriteTimeout ends the wait.
+func (s *Session) throttle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.out.size() >= controlLimit && !s.ended {
+		_ = s.waitUnlocked(context.Background(), s.out.space.wait(), s.room.wait())
+	}
+}
+
+// handleAnswer gives the answer to one of our async calls to whoever waits for it.
+func (s *Session) handleAnswer(id int32, isError bool, kind Kind) {
+	s.mu.Lock()
+	c := s.calls[id]
+	delete(s.calls, id)
+	s.idle.broadcast()
+	s.mu.Unlock()
+	if c == nil {
+		return // given up, or never asked
+	}
+	v := s.detached(kind)
+	if isError {
+		c.fail(parseRemoteError(v))
+		return
+	}
+	c.answer <- answer{value: v}
+}
+
+// handleStream handles a packet with the stream flag.
+func (s *Session) handleStream(h packetstream.Header, v Value) {
+	s.mu.Lock()
+	st := s.theirs[h.ID]
+	if h.ID < 0 {
+		st = s.mine[-h.ID]
+	}
+	fresh := h.ID > 0 && st == nil && s.used.use(h.ID)
+	switch {
+	case st != nil && h.End:
+		st.peerEnded(v)
+		s.mu.Unlock()
+	case st != nil:
+		s.mu.Unlock()
+		s.handleItem(st, v)
+	case fresh && h.End:
+		// The end of a stream that never was is answered once, so that the peer can forget it too.
+		s.out.put(packetstream.Header{Stream: true, End: true, Type: KindJSON, ID: -h.ID}, endOK)
+		s.flushSoon()
+		s.mu.Unlock()
+	case fresh:
+		s.mu.Unlock()
+		s.handleStreamRequest(h.ID, v.Kind)
+	default:
+		s.mu.Unlock() // late packets of a stream that is over, or of one that never was
+	}
+}
+
+// handleItem queues one item for the reader of a stream, as soon as there is room.
+func (s *Session) handleItem(st *stream, v Value) {
+	if len(v.Bytes) >= smallBody {
+		v = s.detached(v.Kind)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.awaitRoom(st) {
+		return
+	}
+	if !v.Kind.Valid() {
+		st.abort(errBadKind)
+		return
+	}
+	st.arrived.push(v.Kind, v.Bytes)
+	st.held += packetCost(len(v.Bytes))
+	s.buffered += packetCost(len(v.Bytes))
+	st.postpone()
+	st.changed.broadcast()
+}
+
+// awaitRoom waits until there is room for an item of st, and reports whether anybody still wants it. While it waits
+// nothing is read, so the peer is held back; but a stream whose reader makes the session wait for longer than
+// SlowReaderGrace in all, since it last was half empty, is ended. Called with mu held. See docs/PROTOCOL.md §5.1.
+func (s *Session) awaitRoom(st *stream) bool {
+	for {
+		full := s.fullStream(st)
+		if full == nil {
+			return st.recvErr == nil && !st.deaf
+		}
+		left := s.limits.SlowReaderGrace - full.stalled
+		if left <= 0 {
+			s.endSlow(full)
+			continue
+		}
+		full.stalled += s.pause(left)
+	}
+}
+
+// fullStream returns the stream that has to be read before an item of st can be taken: st itself, or the one that holds
+// most if all together hold too much. It returns nil if there is room. Called with mu held.
+func (s *Session) fullStream(st *stream) *stream {
+	if st.recvErr != nil || st.deaf {
+		return nil
+	}
+	if st.held >= s.limits.StreamBuffer {
+		return st
+	}
+	if s.buffered < s.limits.SessionBuffer {
+		return nil
+	}
+	fullest := st
+	for _, table := range [...]map[int32]*stream{s.mine, s.theirs} {
+		for _, other := range table {
+			if other.held > fullest.held {
+				fullest = other
+			}
+		}
+	}
+	if fullest.held == 0 {
+		return nil // what is held belongs to streams that are over, and will be read or dropped
+	}
+	return fullest
+}
+
+// pause waits for room, and returns how long it took. Called with mu held; nothing is read meanwhile.
+func (s *Session) pause(limit time.Duration) time.Duration {
+	start := time.Now()
+	timeout := time.NewTimer(limit)
+	defer timeout.Stop()
+	room := s.room.wait()
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	select {
+	case <-room:
+	case <-timeout.C:
+	}
+	return time.Since(start)
+}
+
+// endSlow ends a stream whose reader fell behind, both ways. Called with mu held.
+func (s *Session) endSlow(st *stream) {
+	s.log.Warn("muxrpc: reader too slow, stream ended", "type", st.typ, "id", st.id, "held", st.held)
+	st.abort(ErrSlowReader)
+}

@@ -1,0 +1,376 @@
+package muxrpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/secretstack/secretstack/packetstream"
+)
+
+// Options configures a session. The zero value serves nothing and can call.
+type Options struct {
+	Mux         *Mux         // what the peer may call; nil serves nothing
+	Permissions Permissions  // which of it; the zero value refuses nothing. See Session.SetPermissions
+	Peer        any          // who the other end is, for handlers to ask with PeerFrom
+	Limits      Limits       // the zero value stands for the defaults
+	Logger      *slog.Logger // where failures of handlers go that the peer must not see; nil discards them
+}
+
+// Session is a connection to a peer, which may call and serve. All its methods may be called concurrently.
+type Session struct {
+	conn   io.ReadWriteCloser
+	limits Limits
+	mux    *Mux
+	peer   any
+	log    *slog.Logger
+	perms  atomic.Pointer[permissionSet]
+	meter  meter
+
+	ctx    context.Context // parent of all handlers' contexts; its cause is why the session ended
+	cancel context.CancelCauseFunc
+	detach func() bool // stops watching the context that New was given
+
+	reader     *packetstream.Reader // owned by readLoop
+	writeRenew time.Time            // owned by whoever flushes
+	writeWatch *time.Timer          // owned by whoever flushes
+
+	readDone chan struct{} // closed when readLoop has returned
+	hurry    chan struct{} // closed to hang up without waiting for the peer
+	hurried  sync.Once
+	done     chan struct{} // closed when the connection is closed and nothing reads or writes it
+
+	mu sync.Mutex
+	state
+}
+
+// state is everything about a session that changes. Guarded by Session.mu.
+type state struct {
+	lastID int32
+	calls  map[int32]*call   // ours, by the id of the request
+	mine   map[int32]*stream // streams we opened, by the id of the request
+	theirs map[int32]*stream // streams the peer opened, by the id of the request
+	used   idWindow          // ids of the peer's requests
+
+	handlers     int           // async and sync calls of the peer being served
+	serving      int           // streams of the peer whose handler has not returned
+	callsStalled time.Duration // how long reading from the peer has paused for want of handlers
+
+	closing bool  // Close was called: no new calls
+	ended   bool  // no calls at all; the goodbye is on its way
+	reason  error // why it ended; nil after an orderly end
+
+	buffered int // cost of what arrived for streams and was not read
+	credit   credit
+	out      outbox
+	room     signal // something was read, a handler returned, a stream or the session ended
+	idle     signal // a call or a stream finished, or the session ended
+}
+
+// New starts a session over conn, which it owns from then on: conn is closed when the session ends, and its Close must
+// unblock its Read and Write. Deadlines for writing are used if it has them. When ctx is cancelled the session ends
+// as by Abort; the contexts of handlers derive from it.
+func New(ctx context.Context, conn io.ReadWriteCloser, opts Options) *Session {
+	s := &Session{
+		conn:     conn,
+		limits:   opts.Limits.withDefaults(),
+		mux:      opts.Mux,
+		peer:     opts.Peer,
+		log:      opts.Logger,
+		readDone: make(chan struct{}),
+		hurry:    make(chan struct{}),
+		done:     make(chan struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.meter.start()
+	s.perms.Store(opts.Permissions.compile())
+	s.reader = packetstream.NewReader(meteredReader{s}, uint32(min(s.limits.MaxPacket, math.MaxInt32)))
+	inner, cancel := context.WithCancelCause(ctx)
+	s.ctx, s.cancel = context.WithValue(inner, sessionKey{}, s), cancel
+	s.mu.Lock() // the session may end before AfterFunc returns
+	defer s.mu.Unlock()
+	s.detach = context.AfterFunc(ctx, func() { s.Abort(context.Cause(ctx)) })
+	go s.readLoop()
+	return s
+}
+
+type sessionKey struct{}
+
+// SessionFrom returns the session that a handler's context belongs to, or nil.
+func SessionFrom(ctx context.Context) *Session {
+	s, _ := ctx.Value(sessionKey{}).(*Session)
+	return s
+}
+
+// PeerFrom returns the Options.Peer of the session that a handler's context belongs to, or nil.
+func PeerFrom(ctx context.Context) any {
+	if s := SessionFrom(ctx); s != nil {
+		return s.peer
+	}
+	return nil
+}
+
+// Peer returns what Options.Peer was.
+func (s *Session) Peer() any { return s.peer }
+
+// SetPermissions changes what the peer may call from now on. Calls being served are not affected.
+func (s *Session) SetPermissions(p Permissions) { s.perms.Store(p.compile()) }
+
+// Done is closed when the session has ended and its connection is closed. Handlers may still be running then; their
+// contexts are cancelled.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err returns why the session ended: nil while it has not, and after an orderly end.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reason
+}
+
+// Manifest asks the peer for its manifest.
+func (s *Session) Manifest(ctx context.Context) (Manifest, error) {
+	v, err := s.call(ctx, appendManifestRequest)
+	if err != nil {
+		return nil, err
+	}
+	var m Manifest
+	if err := decode(v, true, &m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// session lets a *Session, and whatever embeds one, be a Caller.
+func (s *Session) session() *Session { return s }
+
+// Close ends the session in an orderly way: new calls are refused on both sides, open ones may finish until ctx is done
+// or, if it has no deadline, for Limits.CloseTimeout; then both sides say goodbye and the connection is closed. It
+// returns when that is so and the handlers have returned, and an error if something had to be cut off. Closing again
+// waits for the same end.
+func (s *Session) Close(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.limits.CloseTimeout)
+		defer cancel()
+	}
+	s.mu.Lock()
+	s.closing = true
+	err := s.waitIdle(ctx, func() bool { return s.ended || s.inactive() })
+	s.mu.Unlock()
+	if err != nil {
+		s.end(ErrClosing)
+	} else {
+		s.end(nil)
+	}
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+		s.hangUpNow()
+		<-s.done
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if waited := s.waitIdle(ctx, func() bool { return s.handlers == 0 && s.serving == 0 }); err == nil {
+		err = waited
+	}
+	return err
+}
+
+// inactive reports whether no call is open in either direction. Called with mu held.
+func (s *Session) inactive() bool {
+	return len(s.calls) == 0 && len(s.mine) == 0 && s.handlers == 0 && s.serving == 0
+}
+
+// waitIdle waits until met. Called with mu held.
+func (s *Session) waitIdle(ctx context.Context, met func() bool) error {
+	for !met() {
+		if err := s.waitUnlocked(ctx, s.idle.wait(), nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Abort ends the session at once: open calls fail on both sides. It says goodbye if the connection allows, and does not
+// wait. The reason is what Err returns; it is not told to the peer.
+func (s *Session) Abort(reason error) {
+	if reason == nil {
+		reason = ErrSessionClosed
+	}
+	s.end(reason)
+}
+
+// end moves the session to its end, once: everything that is open fails, and the connection is closed in the background.
+func (s *Session) end(reason error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	s.ended = true
+	s.reason = reason
+	err := &endError{reason}
+	for id, c := range s.calls {
+		delete(s.calls, id)
+		c.fail(err)
+	}
+	for _, st := range s.mine {
+		st.sessionEnded(err)
+	}
+	for _, st := range s.theirs {
+		st.sessionEnded(err)
+	}
+	clear(s.mine)
+	clear(s.theirs)
+	if s.credit.timer != nil {
+		s.credit.timer.Stop()
+	}
+	s.credit.dirty = nil
+	s.out.close()
+	s.flushSoon()
+	s.room.broadcast()
+	s.idle.broadcast()
+	go s.hangUp(err)
+}
+
+// hangUp closes the connection when both goodbyes are through, or when that takes too long.
+func (s *Session) hangUp(reason error) {
+	s.detach()
+	s.cancel(reason)
+	timeout := time.NewTimer(s.linger())
+	defer timeout.Stop()
+	select {
+	case <-s.written():
+		select {
+		case <-s.readDone: // the peer has said goodbye, or has gone
+		case <-timeout.C:
+		case <-s.hurry:
+		}
+	case <-timeout.C:
+	case <-s.hurry:
+	}
+	_ = s.conn.Close() // the session is over whatever it says
+	<-s.readDone
+	<-s.written()
+	close(s.done)
+}
+
+// linger is how long the end may take.
+func (s *Session) linger() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reason == nil {
+		return s.limits.CloseTimeout
+	}
+	return min(lingerTimeout, s.limits.CloseTimeout)
+}
+
+// written returns a channel that is closed when nothing is left to write, or nothing can be.
+func (s *Session) written() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.out.isIdle() {
+		closed := make(chan struct{})
+		close(closed)
+		return closed
+	}
+	return s.out.idle.wait()
+}
+
+// hangUpNow closes the connection without waiting for the goodbyes. The session must have ended.
+func (s *Session) hangUpNow() { s.hurried.Do(func() { close(s.hurry) }) }
+
+// forget takes a stream off the tables. Called with mu held.
+func (s *Session) forget(st *stream) {
+	table, id := s.mine, st.id
+	if st.remote() {
+		table, id = s.theirs, -st.id
+	}
+	st.stopTimer()
+	if st.stop != nil {
+		st.stop()
+	}
+	if table[id] != st {
+		return
+	}
+	delete(table, id)
+	s.credit.reserved -= st.window
+	s.idle.broadcast()
+	s.room.broadcast()
+}
+
+// openError returns why no call can be made, or nil. Called with mu held.
+func (s *Session) openError() error {
+	switch {
+	case s.ended:
+		return sessionError(s.reason)
+	case s.closing:
+		return ErrClosing
+	}
+	return nil
+}
+
+// sessionError is what calls after the end return.
+func sessionError(reason error) error {
+	if reason == nil || errors.Is(reason, ErrSessionClosed) {
+		return ErrSessionClosed
+	}
+	return &closedError{reason}
+}
+
+// closedError is ErrSessionClosed with the reason.
+type closedError struct{ reason error }
+
+func (e *closedError) Error() string        { return ErrSessionClosed.Error() + ": " + e.reason.Error() }
+func (e *closedError) Is(target error) bool { return target == ErrSessionClosed }
+func (e *closedError) Unwrap() error        { return e.reason }
+
+// newID returns the id of our next request. Called with mu held.
+func (s *Session) newID() int32 {
+	for {
+		if s.lastID == math.MaxInt32 {
+			s.lastID = 0
+		}
+		s.lastID++
+		if s.calls[s.lastID] == nil && s.mine[s.lastID] == nil {
+			return s.lastID
+		}
+	}
+}
+
+// newStream makes a stream and adds it to its table. Called with mu held.
+func (s *Session) newStream(id int32, t CallType) *stream {
+	st := &stream{s: s, id: id, typ: t}
+	if st.reads() {
+		st.window = s.ownWindow()
+		st.granted = uint64(st.window)
+		s.credit.reserved += st.window
+	} else {
+		st.deaf = true
+	}
+	if !st.sends() {
+		st.sendErr = ErrStreamClosed
+	}
+	if st.remote() {
+		s.theirs = put(s.theirs, -id, st)
+	} else {
+		s.mine = put(s.mine, id, st)
+	}
+	return st
+}
+
+// put adds to a map that is made when it is first needed.
+func put[V any](m map[int32]V, id int32, v V) map[int32]V {
+	if m == nil {
+		m = make(map[int32]V)
+	}
+	m[id] = v
+	return m
+}

@@ -1,0 +1,174 @@
+package muxrpc
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/secretstack/secretstack/packetstream"
+)
+
+const (
+	writeChunk  = 64 << 10 // most that is written at once, so that slow progress counts as progress
+	outboxSlab  = 32 << 10 // what an outbox with something in it borrows at first
+	maxKeptSlab = 512 << 10
+)
+
+var slabs = sync.Pool{New: func() any { b := make([]byte, 0, outboxSlab); return &b }}
+
+// outbox holds the packets that wait to be written. Whoever adds a packet makes sure that somebody flushes; nobody does
+// while nothing waits, so an idle session needs no goroutine and no memory for writing. Guarded by Session.mu.
+type outbox struct {
+	pending   *[]byte // nil while nothing waits
+	flushing  bool    // somebody is writing, and will write what is pending too
+	announced bool    // the first packet was added
+	closed    bool    // the goodbye was added: nothing follows it
+	failed    bool    // the connection failed: nothing can be written
+	space     signal  // pending was taken, or the outbox was closed
+	idle      signal  // there is nothing to write, or it cannot be written
+}
+
+func (o *outbox) size() int {
+	if o.pending == nil {
+		return 0
+	}
+	return len(*o.pending)
+}
+
+func (o *outbox) isIdle() bool { return o.failed || !o.flushing && o.pending == nil }
+
+// buffer returns the memory that packets are appended to.
+func (o *outbox) buffer() *[]byte {
+	if o.pending == nil {
+		o.pending = slabs.Get().(*[]byte)
+	}
+	return o.pending
+}
+
+// put adds a packet, whatever is pending already. The body must not be empty. The first packet announces that windows
+// are known, docs/PROTOCOL.md §5.2.
+func (o *outbox) put(h packetstream.Header, body []byte) {
+	if o.closed || o.failed {
+		return
+	}
+	h.Credit = !o.announced
+	o.announced = true
+	b := o.buffer()
+	*b = packetstream.AppendPacket(*b, h, body)
+}
+
+// close adds the goodbye.
+func (o *outbox) close() {
+	if o.closed || o.failed {
+		return
+	}
+	b := o.buffer()
+	*b = packetstream.AppendGoodbye(*b)
+	o.closed = true
+	o.space.broadcast()
+}
+
+// take returns what is pending, or nil if nothing is.
+func (o *outbox) take() *[]byte {
+	b := o.pending
+	o.pending = nil
+	o.space.broadcast()
+	return b
+}
+
+// fail drops what is pending for good.
+func (o *outbox) fail() {
+	o.failed = true
+	o.pending = nil
+	o.space.broadcast()
+	o.idle.broadcast()
+}
+
+// flushSoon makes sure that what is pending gets written. Called with mu held.
+func (s *Session) flushSoon() {
+	if !s.out.flushing && s.out.pending != nil {
+		s.out.flushing = true
+		go s.flush()
+	}
+}
+
+// flush writes until nothing is pending. Its caller has set out.flushing.
+func (s *Session) flush() {
+	for {
+		s.mu.Lock()
+		s.putGrants()
+		b := s.out.take()
+		if b == nil || s.out.failed {
+			s.out.flushing = false
+			s.out.idle.broadcast()
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+
+		err := s.write(*b)
+		if cap(*b) <= maxKeptSlab {
+			*b = (*b)[:0]
+			slabs.Put(b)
+		}
+		if err != nil {
+			s.mu.Lock()
+			s.out.fail()
+			s.mu.Unlock()
+			s.end(fmt.Errorf("muxrpc: writing: %w", err))
+			s.hangUpNow()
+		}
+	}
+}
+
+// write writes b whole. Only the goroutine that flushes calls it.
+func (s *Session) write(b []byte) error {
+	for len(b) > 0 {
+		chunk := b[:min(len(b), writeChunk)]
+		s.armWrite()
+		n, err := s.conn.Write(chunk)
+		s.meter.wrote(n)
+		if err != nil {
+			s.disarmWrite()
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return ErrWriteTimeout
+			}
+			return err
+		}
+		b = b[len(chunk):]
+	}
+	s.disarmWrite()
+	return nil
+}
+
+// writeDeadliner is what connections with deadlines implement.
+type writeDeadliner interface{ SetWriteDeadline(t time.Time) error }
+
+// armWrite bounds the next write. Connections that know deadlines get one, and it is renewed only when an eighth of it
+// has passed, because that is not free; others are closed when the write takes too long.
+func (s *Session) armWrite() {
+	timeout := s.limits.WriteTimeout
+	d, ok := s.conn.(writeDeadliner)
+	if !ok {
+		s.writeWatch = time.AfterFunc(timeout, func() {
+			s.end(ErrWriteTimeout)
+			s.hangUpNow()
+		})
+		return
+	}
+	now := time.Now()
+	if now.Before(s.writeRenew) {
+		return
+	}
+	s.writeRenew = now.Add(timeout / 8)
+	_ = d.SetWriteDeadline(now.Add(timeout)) // a connection that fails here fails the write too
+}
+
+func (s *Session) disarmWrite() {
+	if s.writeWatch != nil {
+		s.writeWatch.Stop()
+		s.writeWatch = nil
+	}
+}
