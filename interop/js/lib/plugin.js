@@ -22,6 +22,7 @@ const manifest = {
   secret: 'sync',
   forbidden: 'sync',
   ghost: 'async',
+  leak: 'async',
   ghostSource: 'source',
   ghostSink: 'sink',
   ghostDuplex: 'duplex',
