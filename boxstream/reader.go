@@ -3,6 +3,7 @@ package boxstream
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/secretstack/secretstack/internal/secretbox"
@@ -49,6 +50,9 @@ func NewReader(r io.Reader, key *[KeySize]byte, nonce *[NonceSize]byte) *Reader 
 	return br
 }
 
+// Format implements [fmt.Formatter]; it prints no key.
+func (r *Reader) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "boxstream.Reader") }
+
 // Read fills p with decrypted and authenticated bytes. It waits for at least one
 // byte and then returns what it can without waiting.
 //
@@ -74,9 +78,6 @@ func (r *Reader) Read(p []byte) (n int, err error) {
 				return 0, err
 			}
 		}
-	}
-	if r.err != nil {
-		r.release()
 	}
 	if n > 0 {
 		return n, nil
@@ -206,15 +207,10 @@ func (r *Reader) useIdle() {
 	r.buf = r.idle[:]
 }
 
-// fail ends the stream and forgets the key.
+// fail ends the stream, forgets the key and drops what no later Read can use.
 func (r *Reader) fail(err error) {
 	r.err = err
 	r.key.Clear()
-}
-
-// release drops what no later Read can use.
-func (r *Reader) release() {
 	r.useIdle()
-	r.plain = nil
 	r.lo, r.hi = 0, 0
 }

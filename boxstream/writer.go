@@ -3,6 +3,7 @@ package boxstream
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/secretstack/secretstack/internal/secretbox"
@@ -27,6 +28,9 @@ func NewWriter(w io.Writer, key *[KeySize]byte, nonce *[NonceSize]byte) *Writer 
 	bw.key.Init(key)
 	return bw
 }
+
+// Format implements [fmt.Formatter]; it prints no key.
+func (w *Writer) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "boxstream.Writer") }
 
 // Write encrypts p and writes it in batches of up to 64 KiB. An empty p writes
 // nothing. After an error n is the number of bytes whose boxes were written
