@@ -47,6 +47,14 @@ func (p packet) goodbye() bool { return binary.BigEndian.Uint32(p.header()[1:5])
 // transcripts, because their number depends on timing.
 func (p packet) extension() bool { return p.id() == 0 && !p.goodbye() }
 
+// plain is p without the flag bits that JavaScript ignores, which are extensions too.
+func (p packet) plain() packet {
+	h := p.header()
+	h[0] &= 0x0f
+	p.Header = hex.EncodeToString(h)
+	return p
+}
+
 // key is the call that a packet belongs to, as both sides see it: packets of
 // one call keep their order, those of different calls need not.
 func (p packet) key() int32 {
@@ -146,7 +154,7 @@ func (r *relay) copy(to, from net.Conn, side string) {
 		}
 		r.mu.Lock()
 		if !p.extension() {
-			r.packets = append(r.packets, p)
+			r.packets = append(r.packets, p.plain())
 		}
 		r.mu.Unlock()
 		if _, err := to.Write(p.bytes()); err != nil {
@@ -188,6 +196,7 @@ func (tr transcript) replay(conn net.Conn) error {
 		if p.extension() {
 			return nil
 		}
+		p = p.plain()
 		queue := want[p.key()]
 		if len(queue) == 0 {
 			return fmt.Errorf("unexpected packet: %v", p)

@@ -42,6 +42,7 @@ function attach (socket, { version = 8, bootstrap, id = '@peer' }, ready) {
     ? muxrpc6(remote, manifest, localApi(), id, permissions, false)
     : muxrpc8(remote, manifest, localApi(), permissions)
   rpc.id = rpc.id || id
+  socket.setNoDelay(true) // headers and bodies are written apart: do not wait for acknowledgements between
   const duplex = toPull.duplex(socket)
   pull(duplex, rpc.stream, duplex)
   ready(sessions.add(rpc, {}))
