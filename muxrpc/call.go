@@ -2,6 +2,7 @@ package muxrpc
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"iter"
 
@@ -33,10 +34,13 @@ func Call[R any](ctx context.Context, c Caller, name string, args ...any) (R, er
 	v, err := c.session().call(ctx, func(dst []byte) ([]byte, error) {
 		return appendRequest(dst, name, TypeAsync, args)
 	})
-	if err == nil {
-		err = decode(v, true, &result)
+	if err != nil {
+		return result, err
 	}
-	return result, err
+	if err := decode(v, true, &result); err != nil {
+		return result, fmt.Errorf("muxrpc: decoding the answer of %s: %w", name, err)
+	}
+	return result, nil
 }
 
 // call makes an async call with the body that request appends.
@@ -142,10 +146,13 @@ func receive[T any](ctx context.Context, st *stream) iter.Seq2[T, error] {
 func receiveOne[T any](ctx context.Context, st *stream) (T, error) {
 	var item T
 	v, owned, err := st.next(ctx)
-	if err == nil {
-		err = decode(v, owned, &item)
+	if err != nil {
+		return item, err
 	}
-	return item, err
+	if err := decode(v, owned, &item); err != nil {
+		return item, &Error{Message: "item is invalid" + jsonDetail(err), err: err}
+	}
+	return item, nil
 }
 
 // Writer sends items to a sink.

@@ -45,27 +45,20 @@ func (b Buffer) MarshalJSON() ([]byte, error) { return appendBufferJSON(nil, b),
 func (b *Buffer) UnmarshalJSON(data []byte) error {
 	var form struct {
 		Type string `json:"type"`
-		Data []int  `json:"data"`
+		Data []byte `json:"data"` // an array of numbers; encoding/json takes base64 too
 	}
 	if err := json.Unmarshal(data, &form); err != nil || form.Type != "Buffer" {
 		return errNoBuffer
 	}
-	decoded := make(Buffer, len(form.Data))
-	for i, n := range form.Data {
-		if n < 0 || n > 255 {
-			return errNoBuffer
-		}
-		decoded[i] = byte(n)
-	}
-	*b = decoded
+	*b = form.Data
 	return nil
 }
 
 var (
-	errNoBuffer = errors.New("muxrpc: value is no buffer")
-	errNoText   = errors.New("muxrpc: value is no string")
-	errBadJSON  = errors.New("muxrpc: value is no valid JSON")
-	errBadKind  = errors.New("muxrpc: unknown message type")
+	errNoBuffer error = &localError{"value is no buffer"}
+	errNoText   error = &localError{"value is no string"}
+	errBadJSON  error = &localError{"value is no valid JSON"}
+	errBadKind  error = &localError{"unknown message type"}
 )
 
 // appendBufferJSON appends JavaScript's JSON form of bytes.

@@ -114,7 +114,8 @@ type extension struct {
 // handleExtension handles a packet with id 0. What is not understood is ignored: the id is free for anybody's use.
 func (s *Session) handleExtension(v Value) {
 	var ext extension
-	if v.Kind != KindJSON || json.Unmarshal(v.Bytes, &ext) != nil {
+	const longest = 64 << 10 // room for a grant to each of 2048 streams
+	if v.Kind != KindJSON || len(v.Bytes) > longest || json.Unmarshal(v.Bytes, &ext) != nil {
 		return
 	}
 	s.mu.Lock()

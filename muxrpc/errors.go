@@ -122,15 +122,12 @@ func parseRemoteError(v Value) error {
 		e.Message = string(v.Bytes)
 		return e
 	}
-	var fields struct{ Name, Message any }
-	if v.Kind != KindJSON || json.Unmarshal(v.Bytes, &fields) != nil {
-		var text string
-		if v.Kind == KindJSON && json.Unmarshal(v.Bytes, &text) == nil {
-			e.Message = text
-		}
+	if v.Kind != KindJSON || json.Unmarshal(v.Bytes, &e.Message) == nil {
 		return e
 	}
-	e.Name, _ = fields.Name.(string)
-	e.Message, _ = fields.Message.(string)
+	var fields struct{ Name, Message json.RawMessage }
+	_ = json.Unmarshal(v.Bytes, &fields) // what cannot be decoded stays empty
+	_ = json.Unmarshal(fields.Name, &e.Name)
+	_ = json.Unmarshal(fields.Message, &e.Message)
 	return e
 }

@@ -10,14 +10,14 @@ type Limits struct {
 	// StreamBuffer is how many bytes one stream may hold that its reader has not taken yet, give or take one packet.
 	// Zero means 1 MiB; values under 64 KiB count as 64 KiB.
 	StreamBuffer int
-	// SessionBuffer is the same for all the streams of the session together. Zero means 16 MiB; it is never less than
-	// StreamBuffer.
+	// SessionBuffer is the same for all the streams of the session together, and once more for the arguments of the
+	// calls being served. Zero means 16 MiB; it is never less than StreamBuffer.
 	SessionBuffer int
 	// MaxStreams is how many streams the peer may have open at once; one more is refused with ErrTooManyStreams. Zero
 	// means 1024.
 	MaxStreams int
-	// MaxHandlers is how many async and sync calls of the peer are served at once. One more is left unread for at most
-	// SlowReaderGrace and then refused with ErrTooManyCalls. Zero means 256.
+	// MaxHandlers is how many async and sync calls of the peer are served at once. For one more, reading from the peer
+	// pauses for at most SlowReaderGrace; then it is refused with ErrTooManyCalls. Zero means 256.
 	MaxHandlers int
 	// SlowReaderGrace is how long reading from the peer may pause for the sake of one slow reader. Zero means 5 s.
 	SlowReaderGrace time.Duration
@@ -34,8 +34,9 @@ const (
 	minStreamBuffer = 64 << 10
 	// pendingLimit is how many bytes wait to be written before those who send data or calls have to wait too.
 	pendingLimit = 256 << 10
-	// controlLimit is how many bytes wait to be written before the read loop stops making more of them by answering.
-	controlLimit = 2 * pendingLimit
+	// controlLimit is how many bytes of ends and refusals wait to be written before nothing more is read that may cause
+	// others.
+	controlLimit = 256 << 10
 	// lingerTimeout is how long an aborted session waits for its goodbye to leave and for the peer's to come.
 	lingerTimeout = time.Second
 )

@@ -3,10 +3,10 @@ package muxrpc
 import "encoding/binary"
 
 const (
-	recordHeader = 5       // kind and length before each small body
-	apart        = 0x80    // flag beside the kind: the body has memory of its own
-	smallBody    = 4 << 10 // bodies under this are packed together
-	keptArena    = 16 << 10
+	recordHeader = 5        // kind and length before each small body
+	apart        = 0x80     // flag beside the kind: the body has memory of its own
+	smallBody    = 4 << 10  // bodies under this are packed together
+	keptPacked   = 64 << 10 // most memory that a queue in use keeps for more
 )
 
 // queue holds the packets of a stream that its reader has not taken. Small bodies are packed one after the other, so
@@ -48,9 +48,9 @@ func (q *queue) pop() (v Value, owned bool) {
 	return Value{Kind(kind), q.packed[start:end:end]}, false
 }
 
-// reset empties the queue and keeps its memory if that is little.
+// reset empties the queue and keeps its memory for more, unless it is much.
 func (q *queue) reset() {
-	if cap(q.packed) > keptArena {
+	if cap(q.packed) > keptPacked {
 		*q = queue{}
 		return
 	}

@@ -60,7 +60,7 @@ func (s *Session) detached(kind Kind) Value { return Value{kind, s.reader.Detach
 func (s *Session) throttle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.out.size() >= controlLimit && !s.ended {
+	for s.out.control >= controlLimit && !s.ended {
 		_ = s.waitUnlocked(context.Background(), s.out.space.wait(), s.room.wait())
 	}
 }
@@ -100,7 +100,7 @@ func (s *Session) handleStream(h packetstream.Header, v Value) {
 		s.handleItem(st, v)
 	case fresh && h.End:
 		// The end of a stream that never was is answered once, so that the peer can forget it too.
-		s.out.put(packetstream.Header{Stream: true, End: true, Type: KindJSON, ID: -h.ID}, endOK)
+		s.out.putControl(packetstream.Header{Stream: true, End: true, Type: KindJSON, ID: -h.ID}, endOK)
 		s.flushSoon()
 		s.mu.Unlock()
 	case fresh:
@@ -170,8 +170,10 @@ func (s *Session) fullStream(st *stream) *stream {
 			}
 		}
 	}
-	if fullest.held == 0 {
-		return nil // what is held belongs to streams that are over, and will be read or dropped
+	for other := range s.unread {
+		if other.held > fullest.held {
+			fullest = other
+		}
 	}
 	return fullest
 }
@@ -194,5 +196,6 @@ func (s *Session) pause(limit time.Duration) time.Duration {
 // endSlow ends a stream whose reader fell behind, both ways. Called with mu held.
 func (s *Session) endSlow(st *stream) {
 	s.log.Warn("muxrpc: reader too slow, stream ended", "type", st.typ, "id", st.id, "held", st.held)
+	st.recvErr = ErrSlowReader // even if the end has come: what is dropped now came before it
 	st.abort(ErrSlowReader)
 }

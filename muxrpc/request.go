@@ -3,6 +3,7 @@ package muxrpc
 import (
 	"bytes"
 	"encoding/json"
+	"iter"
 	"strconv"
 	"strings"
 )
@@ -11,6 +12,7 @@ import (
 type request struct {
 	path  []string
 	named bool     // the name was sent as a string instead of as an array
+	size  int      // bytes of the body, which the arguments are part of
 	typ   CallType // what the body says, which async calls do not have to
 	args  Args
 }
@@ -60,29 +62,63 @@ func parseRequest(v Value, stream bool) (*request, error) {
 	if v.Kind != KindJSON {
 		return nil, invalidRequest(v)
 	}
-	if r, ok := parsePlainRequest(v.Bytes); ok && (r.args.raw != nil || stream) {
-		return r, nil
+	r, ok := parsePlainRequest(v.Bytes)
+	if !ok || r.args.raw == nil && !stream {
+		var err error
+		if r, err = parseAnyRequest(v, stream); err != nil {
+			return nil, err
+		}
 	}
-	return parseAnyRequest(v, stream)
+	r.size = len(v.Bytes)
+	return r, nil
 }
 
 // parseAnyRequest decodes a request of any shape.
 func parseAnyRequest(v Value, stream bool) (*request, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(v.Bytes, &fields); err != nil || fields == nil {
+	body := bytes.TrimSpace(v.Bytes)
+	if !json.Valid(body) || body[0] != '{' {
 		return nil, invalidRequest(v)
 	}
-	r := new(request)
-	args, hasArgs := fields["args"]
+	var name, args, typ json.RawMessage
+	for key, value := range members(body) {
+		switch key {
+		case "name":
+			name = value
+		case "args":
+			args = value
+		case "type":
+			typ = value
+		}
+	}
 	switch {
-	case bytes.HasPrefix(args, []byte("[")):
-		r.args = Args{raw: args}
-	case hasArgs || !stream:
+	case len(name) > longestName:
+		return nil, invalidRequest(v)
+	case args == nil && !stream:
+		return nil, invalidRequest(v)
+	case args != nil && args[0] != '[':
 		return nil, invalidRequest(v)
 	}
-	r.path, r.named = parseName(fields["name"])
-	r.typ = CallType(jsToString(fields["type"]))
+	r := &request{args: Args{raw: args}, typ: CallType(jsToString(typ))}
+	r.path, r.named = parseName(name)
 	return r, nil
+}
+
+// longestName is the longest name of a method that is looked at, in bytes of JSON.
+const longestName = 4 << 10
+
+// members yields the members of a valid JSON object.
+func members(object []byte) iter.Seq2[string, json.RawMessage] {
+	return func(yield func(string, json.RawMessage) bool) {
+		for member := range elements(object) {
+			n := skipString(member)
+			var key string
+			_ = json.Unmarshal(member[:n], &key) // valid already
+			value := bytes.TrimSpace(member[n:])[1:]
+			if !yield(key, bytes.TrimSpace(value)) {
+				return
+			}
+		}
+	}
 }
 
 // parseName returns the path of a method. A name may be an array or a string; a string is one element, dots included.
@@ -91,13 +127,11 @@ func parseName(raw json.RawMessage) (path []string, named bool) {
 	if len(raw) == 0 {
 		return nil, false
 	}
-	var elements []json.RawMessage
-	if json.Unmarshal(raw, &elements) != nil || raw[0] != '[' {
+	if raw[0] != '[' {
 		return []string{jsToString(raw)}, raw[0] == '"'
 	}
-	path = make([]string, len(elements))
-	for i, element := range elements {
-		path[i] = jsToString(element)
+	for element := range elements(raw) {
+		path = append(path, jsToString(element))
 	}
 	return path, false
 }
@@ -113,10 +147,6 @@ func jsToString(raw json.RawMessage) string {
 		return "undefined"
 	case raw[0] == '{':
 		return "[object Object]"
-	case raw[0] == '[':
-		var elements []json.RawMessage
-		_ = json.Unmarshal(raw, &elements)
-		return strings.Repeat(",", max(len(elements)-1, 0)) // close enough: only its length matters to nobody
 	}
 	return string(raw)
 }
@@ -269,7 +299,7 @@ func NewArgs(values ...any) (Args, error) {
 // Len returns the number of arguments.
 func (a Args) Len() int {
 	n := 0
-	for range a.all {
+	for range elements(a.raw) {
 		n++
 	}
 	return n
@@ -277,7 +307,7 @@ func (a Args) Len() int {
 
 // At returns argument i as JSON, or nil if there are not so many.
 func (a Args) At(i int) json.RawMessage {
-	for arg := range a.all {
+	for arg := range elements(a.raw) {
 		if i == 0 {
 			return arg
 		}
@@ -290,7 +320,7 @@ func (a Args) At(i int) json.RawMessage {
 // arguments without a destination are ignored. Its error may be returned to the peer as it is.
 func (a Args) Decode(dst ...any) error {
 	i := 0
-	for arg := range a.all {
+	for arg := range elements(a.raw) {
 		if i == len(dst) {
 			break
 		}
@@ -318,21 +348,25 @@ func (a Args) String() string {
 	return string(a.raw)
 }
 
-// all yields the arguments as JSON.
-func (a Args) all(yield func(json.RawMessage) bool) {
-	if len(a.raw) < 2 {
-		return
-	}
-	for rest := a.raw[1 : len(a.raw)-1]; ; {
-		n := skipElement(rest)
-		element := bytes.TrimSpace(rest[:n])
-		if len(element) == 0 && n == len(rest) {
+// elements yields the elements of a JSON array, or the members of a JSON object. What is not valid JSON gives elements
+// that are not either.
+func elements(list []byte) iter.Seq[json.RawMessage] {
+	return func(yield func(json.RawMessage) bool) {
+		if len(list) < 2 {
 			return
 		}
-		if !yield(json.RawMessage(element[:len(element):len(element)])) || n == len(rest) {
-			return
+		for rest := list[1 : len(list)-1]; ; {
+			n := skipElement(rest)
+			element := bytes.TrimSpace(rest[:n])
+			last := n == len(rest)
+			if last && len(element) == 0 {
+				return
+			}
+			if !yield(element[:len(element):len(element)]) || last {
+				return
+			}
+			rest = rest[n+1:]
 		}
-		rest = rest[n+1:]
 	}
 }
 

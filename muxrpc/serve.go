@@ -3,6 +3,7 @@ package muxrpc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"runtime/debug"
@@ -18,13 +19,13 @@ func (s *Session) handleRequest(id int32, kind Kind) {
 	s.mu.Unlock()
 	r, m, err := s.route(kind, false)
 	if err == nil {
-		err = s.admitCall()
+		err = s.admitCall(r.size)
 	}
 	if err != nil {
 		s.answerError(id, err)
 		return
 	}
-	go s.serveCall(id, m, &CallInfo{Path: m.path, Type: m.typ, Args: r.args})
+	go s.serveCall(id, r.size, m, &CallInfo{Path: m.path, Type: m.typ, Args: r.args})
 }
 
 // route parses the request in the current packet and finds its method. It belongs to the read loop.
@@ -53,12 +54,12 @@ func (s *Session) route(kind Kind, isStream bool) (*request, *method, error) {
 	return r, m, nil
 }
 
-// admitCall takes a place among the calls being served. When all are taken it waits, and nothing is read meanwhile, but
-// for no longer than SlowReaderGrace until half of the places are free again.
-func (s *Session) admitCall() error {
+// admitCall takes a place among the calls being served, for one whose request has size bytes. When all are taken it
+// waits, and nothing is read meanwhile, but for no longer than SlowReaderGrace until half of the places are free again.
+func (s *Session) admitCall(size int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.handlers >= s.limits.MaxHandlers && !s.closing && !s.ended {
+	for (s.handlers >= s.limits.MaxHandlers || !s.fitsArguments(size)) && !s.closing && !s.ended {
 		left := s.limits.SlowReaderGrace - s.callsStalled
 		if left <= 0 {
 			return ErrTooManyCalls
@@ -69,12 +70,18 @@ func (s *Session) admitCall() error {
 		return ErrClosing
 	}
 	s.handlers++
+	s.arguments += size
 	return nil
 }
 
+// fitsArguments reports whether the session may hold the arguments of one more call. Called with mu held.
+func (s *Session) fitsArguments(size int) bool {
+	return s.arguments == 0 || s.arguments+size <= s.limits.SessionBuffer
+}
+
 // serveCall runs the handler of an async or sync call and answers, even if the handler exits its goroutine.
-func (s *Session) serveCall(id int32, m *method, info *CallInfo) {
-	defer s.callServed()
+func (s *Session) serveCall(id int32, size int, m *method, info *CallInfo) {
+	defer s.callServed(size)
 	var result any
 	err := errPanicked
 	defer func() { s.reply(id, info, result, err) }()
@@ -101,10 +108,11 @@ func (s *Session) reply(id int32, info *CallInfo, result any, err error) {
 	s.answer(packetstream.Header{Type: kind, ID: -id}, body)
 }
 
-func (s *Session) callServed() {
+func (s *Session) callServed(size int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.handlers--
+	s.arguments -= size
 	if s.handlers < (s.limits.MaxHandlers+1)/2 {
 		s.callsStalled = 0
 	}
@@ -131,7 +139,7 @@ func (s *Session) answerError(id int32, err error) {
 	body := appendWireError(nil, message)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.out.put(packetstream.Header{End: true, Type: KindJSON, ID: -id}, body)
+	s.out.putControl(packetstream.Header{End: true, Type: KindJSON, ID: -id}, body)
 	s.flushSoon()
 }
 
@@ -140,10 +148,10 @@ func (s *Session) handleStreamRequest(id int32, kind Kind) {
 	r, m, err := s.route(kind, true)
 	if err == nil {
 		var st *stream
-		if st, err = s.admitStream(id, r.typ); err == nil {
+		if st, err = s.admitStream(id, r); err == nil {
 			ctx, cancel := context.WithCancelCause(s.ctx)
 			st.cancel = cancel
-			go s.serveStream(ctx, st, m, r.args)
+			go s.serveStream(ctx, st, m, r)
 			return
 		}
 	}
@@ -151,40 +159,41 @@ func (s *Session) handleStreamRequest(id int32, kind Kind) {
 	body := appendWireError(nil, message)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.out.put(packetstream.Header{Stream: true, End: true, Type: KindJSON, ID: -id}, body)
+	s.out.putControl(packetstream.Header{Stream: true, End: true, Type: KindJSON, ID: -id}, body)
 	s.flushSoon()
 }
 
 // admitStream adds a stream that the peer opened.
-func (s *Session) admitStream(id int32, t CallType) (*stream, error) {
+func (s *Session) admitStream(id int32, r *request) (*stream, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closing || s.ended:
 		return nil, ErrClosing
-	case s.serving >= s.limits.MaxStreams:
+	case s.serving >= s.limits.MaxStreams || !s.fitsArguments(r.size):
 		return nil, ErrTooManyStreams
 	}
 	s.serving++
-	return s.newStream(-id, t), nil
+	s.arguments += r.size
+	return s.newStream(-id, r.typ), nil
 }
 
 // serveStream runs the handler of a stream and ends it, even if the handler exits its goroutine.
-func (s *Session) serveStream(ctx context.Context, st *stream, m *method, args Args) {
+func (s *Session) serveStream(ctx context.Context, st *stream, m *method, r *request) {
 	err := errPanicked
-	defer func() { s.streamServed(st, err) }()
-	info := &CallInfo{Path: m.path, Type: m.typ, Args: args}
+	defer func() { s.streamServed(st, r.size, err) }()
+	info := &CallInfo{Path: m.path, Type: m.typ, Args: r.args}
 	if st.reads() {
 		info.Stream = &Stream[Value, any]{st}
 	}
 	result, err := s.run(ctx, m.handler, info)
-	if items, ok := result.(iter.Seq2[any, error]); ok && err == nil && st.typ == TypeSource {
-		_, err = s.run(ctx, st.pump(items), info)
+	if err == nil && st.typ == TypeSource {
+		_, err = s.run(ctx, st.pump(result), info)
 	}
 }
 
 // streamServed ends a stream whose handler is done, unless it has ended already.
-func (s *Session) streamServed(st *stream, err error) {
+func (s *Session) streamServed(st *stream, size int, err error) {
 	st.cancel(context.Canceled)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -193,13 +202,23 @@ func (s *Session) streamServed(st *stream, err error) {
 	}
 	st.abort(err)
 	s.serving--
+	s.arguments -= size
 	s.room.broadcast()
 	s.idle.broadcast()
 }
 
-// pump returns a handler that sends the items of a source.
-func (st *stream) pump(items iter.Seq2[any, error]) Handler {
+// pump returns a handler that sends the items that the handler of a source returned.
+func (st *stream) pump(result any) Handler {
 	return func(ctx context.Context, _ *CallInfo) (any, error) {
+		var items iter.Seq2[any, error]
+		switch result := result.(type) {
+		case iter.Seq2[any, error]:
+			items = result
+		case func(func(any, error) bool):
+			items = result
+		default:
+			return nil, fmt.Errorf("muxrpc: handler of a source returned %T, not iter.Seq2[any, error]", result)
+		}
 		for item, err := range items {
 			if err != nil {
 				return nil, err

@@ -56,9 +56,11 @@ type state struct {
 	mine   map[int32]*stream // streams we opened, by the id of the request
 	theirs map[int32]*stream // streams the peer opened, by the id of the request
 	used   idWindow          // ids of the peer's requests
+	unread map[*stream]bool  // streams that are over and hold what was not read
 
 	handlers     int           // async and sync calls of the peer being served
 	serving      int           // streams of the peer whose handler has not returned
+	arguments    int           // bytes of the requests of both
 	callsStalled time.Duration // how long reading from the peer has paused for want of handlers
 
 	closing bool  // Close was called: no new calls
@@ -153,7 +155,8 @@ func (s *Session) session() *Session { return s }
 // Close ends the session in an orderly way: new calls are refused on both sides, open ones may finish until ctx is done
 // or, if it has no deadline, for Limits.CloseTimeout; then both sides say goodbye and the connection is closed. It
 // returns when that is so and the handlers have returned, and an error if something had to be cut off. Closing again
-// waits for the same end.
+// waits for the same end. A handler that closes its own session waits for itself; it should use Abort, or let a
+// goroutine close.
 func (s *Session) Close(ctx context.Context) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -301,6 +304,12 @@ func (s *Session) forget(st *stream) {
 		return
 	}
 	delete(table, id)
+	if st.held > 0 {
+		if s.unread == nil {
+			s.unread = make(map[*stream]bool)
+		}
+		s.unread[st] = true
+	}
 	s.credit.reserved -= st.window
 	s.idle.broadcast()
 	s.room.broadcast()

@@ -81,9 +81,6 @@ func (st *stream) sendBody(ctx context.Context, kind Kind, body []byte) error {
 	if len(body) > s.limits.MaxPacket {
 		return ErrTooLarge
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
@@ -91,6 +88,8 @@ func (st *stream) sendBody(ctx context.Context, kind Kind, body []byte) error {
 		switch {
 		case st.sendErr != nil:
 			return st.sendErr
+		case ctx.Err() != nil:
+			return ctx.Err()
 		case !s.mayWrite(st):
 			// wait for the peer to grant more
 		case s.out.size() >= pendingLimit:
@@ -101,9 +100,7 @@ func (st *stream) sendBody(ctx context.Context, kind Kind, body []byte) error {
 			s.flushSoon()
 			return nil
 		}
-		if err := s.waitUnlocked(ctx, st.changed.wait(), space); err != nil {
-			return err
-		}
+		_ = s.waitUnlocked(ctx, st.changed.wait(), space)
 	}
 }
 
@@ -124,10 +121,7 @@ func (s *Session) waitUnlocked(ctx context.Context, a, b <-chan struct{}) error 
 // next returns the next item. Its bytes belong to the caller if owned is true, and are otherwise valid until the
 // following call. Not safe for concurrent use.
 func (st *stream) next(ctx context.Context) (v Value, owned bool, err error) {
-	if err := ctx.Err(); err != nil {
-		return Value{}, false, err
-	}
-	if st.batch.empty() {
+	if st.batch.empty() || ctx.Err() != nil {
 		if err := st.fetch(ctx); err != nil {
 			return Value{}, false, err
 		}
@@ -142,25 +136,38 @@ func (st *stream) next(ctx context.Context) (v Value, owned bool, err error) {
 	return v, owned, nil
 }
 
-// fetch waits for items and takes all that have arrived.
+// fetch waits for items and takes all that have arrived. When ctx has ended, the reason that the stream ended comes
+// first: it may be why.
 func (st *stream) fetch(ctx context.Context) error {
 	s := st.s
-	st.batch.reset()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return st.interrupted(err)
+	}
+	st.batch.reset()
 	st.release()
 	for st.arrived.empty() {
 		if st.recvErr != nil {
 			st.collected()
 			return st.recvErr
 		}
+		st.batch, st.arrived = queue{}, queue{} // a quiet stream holds no memory
 		if err := s.waitUnlocked(ctx, st.changed.wait(), nil); err != nil {
-			return err
+			return st.interrupted(err)
 		}
 	}
 	st.arrived, st.batch = st.batch, st.arrived
 	st.postpone()
 	return nil
+}
+
+// interrupted returns what a reader gets whose context ended with err. Called with s.mu held.
+func (st *stream) interrupted(err error) error {
+	if st.recvErr != nil && st.recvErr != io.EOF {
+		return st.recvErr
+	}
+	return err
 }
 
 // release gives back the room of what the reader has popped. Called with s.mu held.
@@ -181,6 +188,9 @@ func (st *stream) free(n int) {
 	st.s.buffered -= n
 	if st.held < st.s.limits.StreamBuffer/2 {
 		st.stalled = 0
+	}
+	if st.held == 0 {
+		delete(st.s.unread, st)
 	}
 	st.s.room.broadcast()
 }
@@ -203,7 +213,7 @@ func (st *stream) sendEnd(kind Kind, body []byte, err error) {
 		if body == nil {
 			kind, body = KindJSON, endOK
 		}
-		st.s.out.put(st.header(kind, true), body)
+		st.s.out.putControl(st.header(kind, true), body)
 		st.s.flushSoon()
 	}
 	st.changed.broadcast()

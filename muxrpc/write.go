@@ -23,6 +23,7 @@ var slabs = sync.Pool{New: func() any { b := make([]byte, 0, outboxSlab); return
 type outbox struct {
 	pending   *[]byte // nil while nothing waits
 	flushing  bool    // somebody is writing, and will write what is pending too
+	control   int     // bytes among the pending ones that were added without waiting for space
 	announced bool    // the first packet was added
 	closed    bool    // the goodbye was added: nothing follows it
 	failed    bool    // the connection failed: nothing can be written
@@ -59,6 +60,12 @@ func (o *outbox) put(h packetstream.Header, body []byte) {
 	*b = packetstream.AppendPacket(*b, h, body)
 }
 
+// putControl adds a packet that cannot wait: an end, or a refusal made while reading. See throttle.
+func (o *outbox) putControl(h packetstream.Header, body []byte) {
+	o.put(h, body)
+	o.control += packetCost(len(body))
+}
+
 // close adds the goodbye.
 func (o *outbox) close() {
 	if o.closed || o.failed {
@@ -73,7 +80,7 @@ func (o *outbox) close() {
 // take returns what is pending, or nil if nothing is.
 func (o *outbox) take() *[]byte {
 	b := o.pending
-	o.pending = nil
+	o.pending, o.control = nil, 0
 	o.space.broadcast()
 	return b
 }
@@ -81,7 +88,7 @@ func (o *outbox) take() *[]byte {
 // fail drops what is pending for good.
 func (o *outbox) fail() {
 	o.failed = true
-	o.pending = nil
+	o.pending, o.control = nil, 0
 	o.space.broadcast()
 	o.idle.broadcast()
 }
