@@ -3,6 +3,7 @@ package shs
 import (
 	"crypto/ecdh"
 	"crypto/sha256"
+	"errors"
 	"io"
 
 	"github.com/secretstack/secretstack/keys"
@@ -19,9 +20,12 @@ type ClientState struct {
 }
 
 // NewClientState begins a handshake with the server that has the given key. It
-// fails only if cfg lacks something or cfg.Rand fails; a key that no server can
-// have makes ReadChallenge fail.
+// fails only if cfg lacks something, if there is no key or if cfg.Rand fails; a
+// key that no server can have makes ReadChallenge fail.
 func NewClientState(cfg Config, server keys.PublicKey) (*ClientState, error) {
+	if server.IsZero() {
+		return nil, errors.New("shs: a client must know the server's public key")
+	}
 	c := &ClientState{server: server}
 	if err := c.init(cfg); err != nil {
 		return nil, err

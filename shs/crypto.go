@@ -9,6 +9,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 
 	"github.com/secretstack/secretstack/internal/secretbox"
@@ -38,6 +39,8 @@ const (
 type state struct {
 	identity  *keys.Identity
 	appKey    [keys.AppKeySize]byte
+	mac       hash.Hash // HMAC-SHA-512 under appKey; nil until it is needed
+	sum       [sha512.Size]byte
 	ephemeral *ecdh.PrivateKey
 	local     [ChallengeSize]byte // challenge sent
 	remote    [ChallengeSize]byte // challenge received
@@ -84,10 +87,13 @@ func newEphemeral(r io.Reader) (*ecdh.PrivateKey, error) {
 
 // auth is HMAC-SHA-512 under the app key, cut to 32 bytes.
 func (s *state) auth(msg []byte) (tag [32]byte) {
-	h := hmac.New(sha512.New, s.appKey[:])
-	h.Write(msg)
-	var sum [sha512.Size]byte
-	copy(tag[:], h.Sum(sum[:0]))
+	if s.mac == nil {
+		s.mac = hmac.New(sha512.New, s.appKey[:])
+	} else {
+		s.mac.Reset()
+	}
+	s.mac.Write(msg)
+	copy(tag[:], s.mac.Sum(s.sum[:0]))
 	return tag
 }
 
@@ -186,7 +192,7 @@ func directionKey(shared *[32]byte, to keys.PublicKey) [32]byte {
 // forget clears the secrets, as well as the runtime allows, and ends the
 // handshake.
 func (s *state) forget(last step) {
-	s.ephemeral = nil
+	s.ephemeral, s.mac = nil, nil
 	clear(s.ab[:])
 	clear(s.aB[:])
 	clear(s.Ab[:])

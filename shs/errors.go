@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 )
 
 // Reasons for which a handshake fails. Use [errors.Is]; the error itself is an
@@ -86,6 +87,8 @@ func failIO(text string, hungUp, cause error) error {
 	case errors.Is(cause, io.EOF), errors.Is(cause, io.ErrUnexpectedEOF):
 		e.reason = hungUp
 		e.cause = io.ErrUnexpectedEOF // io.EOF is for ends in good order
+	case errors.Is(cause, syscall.ECONNRESET):
+		e.reason = hungUp // so it looks if the other side had not read all we sent
 	}
 	return e
 }
@@ -102,10 +105,14 @@ func isTimeout(err error) bool {
 	return ok && t.Timeout()
 }
 
-// textServerRead is the text for a client that stopped talking.
+// textServerRead is the text for a client that stopped talking. The error of
+// the connection is in it only if nothing else says what happened.
 func textServerRead(phase, got, want int, cause error) string {
-	if isTimeout(cause) {
+	switch {
+	case isTimeout(cause):
 		return fmt.Sprintf("shs.server: read exceeded timeout (phase %d)", phase)
+	case !errors.Is(cause, io.EOF) && !errors.Is(cause, io.ErrUnexpectedEOF):
+		return fmt.Sprintf("shs.server: could not read from the client (phase %d): %v", phase, cause)
 	}
 	return fmt.Sprintf("shs.server: stream ended with:%d but wanted:%d (phase %d)", got, want, phase)
 }

@@ -3,7 +3,6 @@ package shs
 import (
 	"crypto/ecdh"
 	"crypto/sha256"
-	"errors"
 	"io"
 
 	"github.com/secretstack/secretstack/keys"
@@ -169,8 +168,8 @@ func ask(authorize func(keys.PublicKey) error, client keys.PublicKey) error {
 		return nil
 	}
 	err := authorize(client)
-	if errors.Is(err, ErrNotAuthorized) {
-		return &Error{text: textServerNotAuthorized, reason: ErrNotAuthorized, cause: err}
+	if err == ErrNotAuthorized { //nolint:errorlint // an error that wraps it has a text of its own
+		return fail(textServerNotAuthorized, ErrNotAuthorized)
 	}
 	return err
 }
