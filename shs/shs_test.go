@@ -433,7 +433,7 @@ func TestFailuresAreThoseOfTheVectors(t *testing.T) {
 	}{
 		"ok": {set: func(*testing.T, *exchange) {}},
 		"wrong app key (client != server)": {
-			set:    func(t *testing.T, x *exchange) { x.clientConfig.AppKey = wrongAppKey(t, v.Results[1].Wire[0].Hex) },
+			set:    func(t *testing.T, x *exchange) { x.clientConfig.AppKey = appKey(t, "another") },
 			client: ErrAppKey, clientText: textClientNoChallenge, server: ErrAppKey, serverText: textServerBadChallenge,
 		},
 		"wrong server public key (wally)": {
