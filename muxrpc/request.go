@@ -59,7 +59,10 @@ func invalidRequest(v Value) error {
 // parseRequest decodes the body of a packet that opens a call. The request keeps parts of v. Arguments may be missing in
 // stream requests only.
 func parseRequest(v Value, stream bool) (*request, error) {
-	if v.Kind != KindJSON {
+	switch {
+	case !v.Kind.Valid():
+		return nil, errBadKind
+	case v.Kind != KindJSON:
 		return nil, invalidRequest(v)
 	}
 	r, ok := parsePlainRequest(v.Bytes)

@@ -1,6 +1,7 @@
 package muxrpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,7 @@ func (s *Session) route(kind Kind, isStream bool) (*request, *method, error) {
 	case !isStream:
 		t = TypeAsync
 	case !t.streams():
-		return nil, nil, Errorf("unsupported stream type: %s", t)
+		return nil, nil, Errorf("unsupported stream type: %s", cmp.Or(t, "undefined"))
 	}
 	if err := s.perms.Load().check(r.path); err != nil {
 		return nil, nil, err
