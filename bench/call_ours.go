@@ -1,5 +1,24 @@
 package main
 
-import "context"
+import (
+	"context"
 
-func startCalls(inFlight int) func(context.Context) (meter, error) { return pending }
+	"github.com/secretstack/secretstack/muxrpc"
+)
+
+func startCalls(inFlight int) func(context.Context) (meter, error) {
+	return func(ctx context.Context) (meter, error) {
+		pair, err := newStackPair(ctx)
+		if err != nil {
+			return nil, err
+		}
+		call := func(ctx context.Context) error {
+			reply, err := muxrpc.Call[string](ctx, pair.client, "echo", echoText)
+			if err == nil && reply != echoText {
+				err = errWrongEcho
+			}
+			return err
+		}
+		return held{calls(inFlight, call), pair.Close}, nil
+	}
+}
