@@ -3,6 +3,7 @@ package multiserver
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -232,4 +233,24 @@ func (in Incoming) ListenPort(listen func(address string) (net.Listener, error))
 			return ln, err
 		}
 	}
+}
+
+// CheckExternal refuses external hosts that a peer could not dial: each is a
+// host without a port, or a whole part that the transport reads.
+func CheckExternal(external Hosts, transport PartParser) error {
+	for _, host := range external {
+		if _, err := netip.ParseAddr(host); err == nil {
+			continue
+		}
+		part := textPart(host)
+		if _, err := transport.ParsePart(part, Strict); err == nil {
+			continue
+		} else if !errors.Is(err, ErrOtherPart) {
+			return fmt.Errorf("external %q: %w", shorten(host), err)
+		}
+		if err := checkHost(host); err != nil || host == "" {
+			return fmt.Errorf("external %q must be a host without a port, or a whole part such as %s:example.org:443", shorten(host), transport.Name())
+		}
+	}
+	return nil
 }

@@ -107,7 +107,7 @@ func (c *Conn) NetConn() net.Conn { return c.raw }
 // Read reads what the peer sent.
 func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	if err != nil && c.closing.Load() {
+	if err != nil && err != io.EOF && c.closing.Load() { //nolint:errorlint // io.EOF is never wrapped
 		return n, net.ErrClosed
 	}
 	return n, err

@@ -246,7 +246,13 @@ func (s *Server) Listen(ctx context.Context) error {
 		return errors.New("multiserver: Listen was called before")
 	}
 	s.began = true
+	s.wg.Add(1)
 	s.mu.Unlock()
+	defer s.wg.Done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(s.ctx, func() { cancel(ErrServerClosed) })
+	defer stop()
 
 	listeners, err := s.openAll(ctx)
 	if err != nil {
@@ -328,37 +334,9 @@ func (s *Server) Stats() Stats {
 	}
 }
 
-// accept is the loop of one listener. It never waits for a peer.
+// accept is the loop of one listener.
 func (s *Server) accept(l listening) {
-	var backoff time.Duration
-	for {
-		raw, err := l.Accept()
-		if err == nil {
-			backoff = 0
-			s.admit(l, raw)
-			continue
-		}
-		if s.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-			return
-		}
-		backoff = min(max(2*backoff, 5*time.Millisecond), time.Second)
-		s.log.Warn("accepting failed", "transform", l.transform.Name(), "err", err, "retry", backoff)
-		if !sleep(s.ctx, backoff) {
-			return
-		}
-	}
-}
-
-// sleep waits for d and reports whether ctx is still alive.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	acceptLoop(s.ctx, l.Listener, func(raw net.Conn) { s.admit(l, raw) }, s.log)
 }
 
 // admit starts the handshake of one connection, unless too many are at it.

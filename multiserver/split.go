@@ -1,0 +1,280 @@
+package multiserver
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// splitPrefix is how many bytes of a connection a [Matcher] gets to see at
+// most.
+const splitPrefix = 16
+
+// Match is what a [Matcher] makes of the first bytes of a connection.
+type Match int
+
+// The answers of a matcher.
+const (
+	MatchNo   Match = iota // the connection is not of this kind
+	MatchYes               // it is
+	MatchMore              // more bytes are needed to tell
+)
+
+// Matcher tells from the first bytes of a connection, of which there is at
+// least one and at most 16, whether it is of some kind.
+type Matcher func(prefix []byte) Match
+
+// MatchHTTP matches connections that begin with the method of an HTTP request.
+// The secret handshake begins with random bytes, so that one in four thousand
+// million of its connections is taken for HTTP, and fails.
+func MatchHTTP(prefix []byte) Match {
+	methods := "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PRI "
+	for method := range strings.SplitAfterSeq(methods, " ") {
+		switch {
+		case method == "":
+		case bytes.HasPrefix(prefix, []byte(method)):
+			return MatchYes
+		case strings.HasPrefix(method, string(prefix)):
+			return MatchMore
+		}
+	}
+	return MatchNo
+}
+
+// MatchTLS matches connections that begin with a TLS handshake.
+func MatchTLS(prefix []byte) Match {
+	switch {
+	case prefix[0] != 0x16:
+		return MatchNo
+	case len(prefix) < 2:
+		return MatchMore
+	case prefix[1] != 3:
+		return MatchNo
+	}
+	return MatchYes
+}
+
+// SplitOptions configures [Split]. The zero value is fit for use.
+type SplitOptions struct {
+	// Timeout is how long a connection may take to send the bytes that tell
+	// its kind. 0 means 5 seconds.
+	Timeout time.Duration
+	// MaxPending is how many connections may be about to tell their kind.
+	// Those above it are closed at once. 0 means 256.
+	MaxPending int
+	// Logger gets errors of the listener; nil discards them.
+	Logger *slog.Logger
+}
+
+// Splitter serves several protocols on one port: the first bytes of a
+// connection decide which listener hands it over. A connection that sends
+// nothing is closed after a while, so each protocol must be one whose client
+// speaks first, as HTTP, TLS and the secret handshake are.
+type Splitter struct {
+	ln      net.Listener
+	opts    SplitOptions
+	kinds   []Matcher
+	sides   []*side // one for each kind, and one for the rest
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	open    atomic.Int32 // sides that are not closed
+	pending atomic.Int32
+	once    sync.Once
+	err     error // set inside once
+}
+
+// Split starts to accept from ln, which it owns from then on, and to sort the
+// connections by the first of the kinds that matches.
+func Split(ln net.Listener, opts SplitOptions, kinds ...Matcher) *Splitter {
+	if opts.Timeout <= 0 {
+		opts.Timeout = 5 * time.Second
+	}
+	if opts.MaxPending <= 0 {
+		opts.MaxPending = 256
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Splitter{ln: ln, opts: opts, kinds: kinds}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	for range len(kinds) + 1 {
+		s.sides = append(s.sides, &side{s: s, conns: make(chan net.Conn), done: make(chan struct{})})
+	}
+	s.open.Store(int32(len(s.sides)))
+	s.wg.Go(func() { acceptLoop(s.ctx, ln, s.admit, opts.Logger) })
+	return s
+}
+
+// SplitHTTP splits ln into HTTP and everything else, for the transports ws and
+// net on one port. Closing both listeners closes ln.
+func SplitHTTP(ln net.Listener, opts SplitOptions) (http, raw net.Listener) {
+	s := Split(ln, opts, MatchHTTP)
+	return s.Listener(0), s.Rest()
+}
+
+// Listener returns the listener for connections of the kind with that index.
+func (s *Splitter) Listener(kind int) net.Listener { return s.sides[kind] }
+
+// Rest returns the listener for connections of no kind.
+func (s *Splitter) Rest() net.Listener { return s.sides[len(s.kinds)] }
+
+// Close closes the listener underneath and those of all sides, and waits for
+// everything that Split started. It happens by itself when all sides are
+// closed.
+func (s *Splitter) Close() error {
+	s.shut()
+	s.wg.Wait()
+	return s.err
+}
+
+func (s *Splitter) shut() {
+	s.once.Do(func() {
+		s.cancel()
+		s.err = s.ln.Close()
+		for _, side := range s.sides {
+			side.end()
+		}
+	})
+}
+
+func (s *Splitter) admit(conn net.Conn) {
+	if s.pending.Add(1) > int32(s.opts.MaxPending) {
+		s.pending.Add(-1)
+		abort(conn)
+		return
+	}
+	s.wg.Go(func() {
+		defer s.pending.Add(-1)
+		s.sort(conn)
+	})
+}
+
+// sort reads as much of the connection as it takes to tell its kind, and
+// hands it over.
+func (s *Splitter) sort(conn net.Conn) {
+	c := &replayConn{Conn: conn}
+	kind, ok := s.kind(c)
+	if !ok {
+		abort(conn)
+		return
+	}
+	side := s.sides[kind]
+	select {
+	case side.conns <- c:
+	case <-side.done:
+		abort(conn)
+	}
+}
+
+func (s *Splitter) kind(c *replayConn) (kind int, ok bool) {
+	_ = c.Conn.SetReadDeadline(time.Now().Add(s.opts.Timeout))
+	stop := context.AfterFunc(s.ctx, func() { _ = c.Conn.SetReadDeadline(longAgo()) })
+	for {
+		n, err := c.Conn.Read(c.prefix[c.end:])
+		c.end += uint8(n)
+		if c.end > 0 {
+			if kind, ok = s.decide(c.prefix[:c.end]); ok {
+				break
+			}
+		}
+		if err != nil {
+			stop()
+			return 0, false
+		}
+	}
+	if !stop() {
+		return 0, false // the splitter is closing
+	}
+	return kind, c.Conn.SetReadDeadline(time.Time{}) == nil
+}
+
+// decide returns the index of the side, unless more bytes are needed.
+func (s *Splitter) decide(prefix []byte) (kind int, ok bool) {
+	for i, match := range s.kinds {
+		switch match(prefix) {
+		case MatchYes:
+			return i, true
+		case MatchMore:
+			if len(prefix) < splitPrefix {
+				return 0, false
+			}
+		}
+	}
+	return len(s.kinds), true
+}
+
+// longAgo is a deadline that ends reading and writing at once.
+func longAgo() time.Time { return time.Unix(1, 0) }
+
+// side is the listener of one kind.
+type side struct {
+	s     *Splitter
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (l *side) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *side) Addr() net.Addr { return l.s.ln.Addr() }
+
+// Close ends this side. The last one to be closed closes the splitter.
+func (l *side) Close() error {
+	if l.end(); l.s.open.Load() > 0 {
+		return nil
+	}
+	return l.s.Close()
+}
+
+func (l *side) end() {
+	l.once.Do(func() {
+		close(l.done)
+		l.s.open.Add(-1)
+	})
+}
+
+// replayConn is a connection of which some bytes were read before.
+type replayConn struct {
+	net.Conn
+	prefix     [splitPrefix]byte
+	start, end uint8 // of what is still to be read; owned by the reader
+}
+
+// Read returns what was read before, then what follows.
+func (c *replayConn) Read(p []byte) (int, error) {
+	if c.start == c.end {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.prefix[c.start:c.end])
+	c.start += uint8(n)
+	return n, nil
+}
+
+// CloseWrite half-closes the connection underneath.
+func (c *replayConn) CloseWrite() error { return plainWriter{c.Conn}.Close() }
+
+// PeerPart is the peer's part of the connection underneath.
+func (c *replayConn) PeerPart() Part { return PeerPart(c.Conn) }
+
+// Abort closes the connection underneath at once.
+func (c *replayConn) Abort() error {
+	abort(c.Conn)
+	return nil
+}
+
+// NetConn returns the connection underneath. It may be read directly once the
+// first 16 bytes have been read.
+func (c *replayConn) NetConn() net.Conn { return c.Conn }
