@@ -90,8 +90,9 @@ func (a Address) Key() (key keys.PublicKey, ok bool) {
 // It may hold the secret seed of an invitation: see [Address.Redacted].
 func (a Address) String() string { return joinParts(a) }
 
-// Redacted returns the address without the seed that an invitation's shs part
-// may carry, for logs and errors.
+// Redacted returns the address as logs and errors show it: without the seed
+// that an invitation's shs part may carry, and without characters that do not
+// print.
 func (a Address) Redacted() string {
 	shown := make([]Part, len(a))
 	for i, p := range a {
@@ -100,7 +101,14 @@ func (a Address) Redacted() string {
 		}
 		shown[i] = p
 	}
-	return joinParts(shown)
+	return strings.Map(printable, joinParts(shown))
+}
+
+func printable(r rune) rune {
+	if unicode.IsPrint(r) {
+		return r
+	}
+	return unicode.ReplacementChar
 }
 
 // MarshalText returns the same text as [Address.String].
