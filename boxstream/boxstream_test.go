@@ -498,6 +498,21 @@ func TestPartialWriteCountsEarlierBatches(t *testing.T) {
 	}
 }
 
+// lateError takes everything and fails all the same.
+type lateError struct{ err error }
+
+func (l lateError) Write(p []byte) (int, error) { return len(p), l.err }
+
+func TestErrorOfACompleteWriteIsReported(t *testing.T) {
+	key, nonce := testKey()
+	late := lateError{errors.New("disk full after this")}
+	for _, size := range []int{1, 100, MaxBody, MaxBody + 1, 2 * MaxBody} {
+		if n, err := NewWriter(late, key, nonce).Write(pattern(size)); n != size || !errors.Is(err, late.err) {
+			t.Errorf("%d bytes: %d, %v", size, n, err)
+		}
+	}
+}
+
 func TestShortWriteIsAnError(t *testing.T) {
 	key, nonce := testKey()
 	w := NewWriter(&limited{left: 10}, key, nonce)

@@ -119,14 +119,11 @@ func (w *Writer) fail(err error) {
 // in the first n bytes of the batch.
 func wholeBoxes(n, size int) int {
 	const full = HeaderSize + MaxBody
-	if n == 0 {
-		return 0
-	}
 	plain := n / full * MaxBody
-	if last := size - plain; last < MaxBody && n%full >= HeaderSize+last {
-		plain += last
+	if last := size - plain; n%full >= HeaderSize+last {
+		plain += last // the last box is a short one
 	}
-	return min(plain, size)
+	return plain
 }
 
 // Close writes the goodbye, which tells the other side that nothing is missing.

@@ -158,6 +158,27 @@ func TestSaveWorksWhereThereAreNoLinks(t *testing.T) {
 	}
 }
 
+func TestSaveThatFailsLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	blocked := filepath.Join(dir, "file", "secret")
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Save(blocked, identity(t, "alice"), FileOptions{}); err == nil {
+		t.Error("a file was made below a file")
+	}
+	if _, err := LoadOrCreate(blocked, FileOptions{}); err == nil {
+		t.Error("an identity was made that cannot be saved")
+	}
+	path := filepath.Join(dir, "new", "secret")
+	if err := Save(path, identity(t, "alice"), passphrase("")); !errors.Is(err, ErrPassphrase) {
+		t.Errorf("empty passphrase: %v", err)
+	}
+	if _, err := os.Stat(filepath.Dir(path)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("something was made: %v", err)
+	}
+}
+
 func TestSaveRefusesNoIdentity(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secret")
 	for _, id := range []*Identity{nil, {}} {
