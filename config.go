@@ -1,0 +1,399 @@
+package secretstack
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/multiserver"
+	"github.com/secretstack/secretstack/muxrpc"
+)
+
+// globalKey is the key of the settings that all plugins share.
+const globalKey = "global"
+
+// DefaultInactivity is how long a connection without a byte either way is kept unless the configuration says otherwise.
+const DefaultInactivity = 10 * time.Minute
+
+// Config says who an app is, where it listens and within what limits. The zero value starts an app with a new identity
+// on the public network, listening on a free port of every interface.
+//
+// What the fields leave open is taken from Settings, where the places of the JavaScript original are known.
+type Config struct {
+	// Identity is the key pair that names the app. Nil: global.keys or global.seed of Settings; without those the file
+	// "secret" in Dir, made when missing; without Dir a new identity that is forgotten when the app ends.
+	Identity *keys.Identity
+	// AppKey names the network: apps with different app keys cannot connect. Zero: multiserverShs.cap, global.caps.shs
+	// or global.appKey of Settings; without those keys.MainNet().
+	AppKey keys.AppKey
+	// Dir is the folder of the identity and of the plugins' state. Empty: global.path of Settings; without it plugins
+	// get folders that are removed when the app ends.
+	Dir string
+	// Host is the address to listen on when Connections leaves it open. Empty: global.host of Settings; without it all
+	// interfaces.
+	Host string
+	// Port is the TCP port to listen on when Connections leaves it open. Zero: global.port of Settings; without it a
+	// free port.
+	Port int
+	// Connections says what to listen on and what to dial with. Nil: global.connections of Settings; without it "net"
+	// in all scopes with "shs", and each transport that a plugin adds in its own default way.
+	Connections *multiserver.Config
+	// Inactivity is how long a connection without a byte either way is kept; connections with oneself are exempt.
+	// Zero: timers.inactivity (ms) of Settings; without it DefaultInactivity. Negative: for ever.
+	Inactivity time.Duration
+	// HandshakeTimeout bounds the whole handshake of a connection. Zero: timers.handshake or timeout (ms) of Settings;
+	// without it the default of package multiserver.
+	HandshakeTimeout time.Duration
+	// MaxPending is how many incoming connections may be unproven at a time. Zero: the default of package multiserver.
+	MaxPending int
+	// Limits bound every session; each field documents its zero value. CloseTimeout is also the grace of [App.Close].
+	Limits muxrpc.Limits
+	// Logger gets what went wrong and why. Nil: slog.Default().
+	Logger *slog.Logger
+	// Settings are JSON-shaped: a section for each plugin, and the global ones. Nil: empty.
+	Settings Settings
+}
+
+// Settings are the JSON-shaped part of a configuration, in either of two shapes. That of secret-stack 8 has a section
+// "global" that every plugin sees, and one for each plugin under its camel-cased name, which nobody else sees:
+//
+//	{"global": {"host": "::1", "timers": {"inactivity": 60000}}, "greeter": {"word": "hi"}}
+//
+// That of secret-stack 6 is flat: without "global" and with one of caps, appKey, keys, seed, path, host, port, timers,
+// timeout or connections at the top, everything that is no plugin's section is global.
+//
+// Values may be anything that encoding/json encodes. Settings are merged deeply: objects are joined, anything else is
+// replaced, null replaces nothing.
+type Settings map[string]any
+
+// settings are Settings of one app, normalised: both shapes have become the same, values are JSON's own types.
+type settings struct {
+	flat     bool
+	global   map[string]any
+	sections map[string]any
+}
+
+// flatKeys are the keys that tell the flat shape of secret-stack 6.
+var flatKeys = [...]string{"caps", "appKey", "keys", "seed", "path", "host", "port", "timers", "timeout", "connections"}
+
+func newSettings(layers ...Settings) (*settings, error) {
+	merged := map[string]any{}
+	for _, layer := range layers {
+		values, err := jsonObject(layer)
+		if err != nil {
+			return nil, err
+		}
+		mergeInto(merged, values)
+	}
+	return shape(merged)
+}
+
+// jsonObject turns settings into JSON's own types, which also makes them a copy.
+func jsonObject(s Settings) (map[string]any, error) {
+	text, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("secretstack: settings: %w", err)
+	}
+	values := map[string]any{}
+	if err := json.Unmarshal(text, &values); err != nil {
+		return nil, fmt.Errorf("secretstack: settings: %w", err)
+	}
+	return values, nil
+}
+
+// mergeInto lays src over dst: objects are joined, other values replaced, null replaces nothing.
+func mergeInto(dst, src map[string]any) {
+	for key, value := range src {
+		if value == nil {
+			continue
+		}
+		below, both := dst[key].(map[string]any)
+		above, ok := value.(map[string]any)
+		if both && ok {
+			mergeInto(below, above)
+			continue
+		}
+		dst[key] = value
+	}
+}
+
+// shape sorts merged settings of either shape into the global ones and the sections.
+func shape(merged map[string]any) (*settings, error) {
+	s := &settings{global: map[string]any{}, sections: map[string]any{}}
+	if global, ok := merged[globalKey]; ok {
+		object, ok := global.(map[string]any)
+		if !ok {
+			return nil, errors.New(`secretstack: settings: "global" is not an object`)
+		}
+		s.global = object
+	} else {
+		s.flat = isFlat(merged)
+	}
+	for key, value := range merged {
+		if key == globalKey {
+			continue
+		}
+		s.sections[camelCase(key)] = value
+		if s.flat {
+			s.global[key] = value
+		}
+	}
+	return s, nil
+}
+
+func isFlat(merged map[string]any) bool {
+	for _, key := range flatKeys {
+		if _, ok := merged[key]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// hide removes the plugins' sections from flat global settings: each plugin sees its own section, nobody else's.
+func (s *settings) hide(entries []entry) {
+	if !s.flat {
+		return
+	}
+	for key := range s.global {
+		if find(entries, key) >= 0 {
+			delete(s.global, key)
+		}
+	}
+}
+
+// shared returns a copy of the global settings without what is secret in them.
+func (s *settings) shared() map[string]any {
+	global := maps.Clone(s.global)
+	delete(global, "keys")
+	delete(global, "seed")
+	copied, err := jsonObject(global)
+	if err != nil {
+		return map[string]any{} // values from JSON always go back to JSON
+	}
+	return copied
+}
+
+// decodeInto fills into with a value of the settings; what the value does not say stays as it is.
+func decodeInto(value, into any) error {
+	if value == nil {
+		return nil
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, into)
+}
+
+// at returns the value at a path of global settings, or nil.
+func at(value any, path ...string) any {
+	for _, key := range path {
+		object, _ := value.(map[string]any)
+		value = object[key]
+	}
+	return value
+}
+
+func first(values ...any) any {
+	for _, v := range values {
+		if v != nil {
+			return v
+		}
+	}
+	return nil
+}
+
+// resolved is a configuration with nothing left open.
+type resolved struct {
+	identity   *keys.Identity
+	appKey     keys.AppKey
+	dir        string
+	host       string
+	port       uint16
+	conns      multiserver.Config
+	configured bool          // conns were configured, so that net has no default
+	inactivity time.Duration // 0: for ever
+	handshake  time.Duration // 0: multiserver's default
+	maxPending int
+	limits     muxrpc.Limits
+	log        *slog.Logger
+	settings   *settings
+}
+
+func (c *Config) resolve(defaults Settings, entries []entry) (*resolved, error) {
+	s, err := newSettings(defaults, c.Settings)
+	if err != nil {
+		return nil, err
+	}
+	s.hide(entries)
+	r := &resolved{dir: c.Dir, maxPending: c.MaxPending, limits: c.Limits, log: c.Logger, settings: s}
+	if r.log == nil {
+		r.log = slog.Default()
+	}
+	if r.dir == "" {
+		r.dir, _ = s.global["path"].(string)
+	}
+	if r.identity, err = c.resolveIdentity(s, r.dir); err != nil {
+		return nil, err
+	}
+	if r.appKey, err = c.resolveAppKey(s); err != nil {
+		return nil, err
+	}
+	if err := c.resolveConnections(s, r); err != nil {
+		return nil, err
+	}
+	r.inactivity = c.resolveInactivity(s)
+	r.handshake = c.resolveHandshake(s)
+	return r, nil
+}
+
+func (c *Config) resolveIdentity(s *settings, dir string) (*keys.Identity, error) {
+	if c.Identity != nil {
+		return c.Identity, nil
+	}
+	if private := at(s.global, "keys", "private"); private != nil {
+		return identityFrom("keys.private", private, 64)
+	}
+	if seed := first(at(s.sections, "multiserverShs", "seed"), s.global["seed"]); seed != nil {
+		return identityFrom("seed", seed, 32)
+	}
+	if dir != "" {
+		return keys.LoadOrCreate(filepath.Join(dir, "secret"), keys.FileOptions{})
+	}
+	return keys.Generate()
+}
+
+// identityFrom reads a base64 seed, or a base64 private key, which begins with its seed.
+func identityFrom(name string, value any, size int) (*keys.Identity, error) {
+	raw, err := secretBytes(value)
+	if err != nil || len(raw) != size {
+		return nil, fmt.Errorf("secretstack: settings: %s is not %d bytes in base64", name, size)
+	}
+	return keys.FromSeed(raw[:32])
+}
+
+// secretBytes decodes base64 as the original does: anything from the first '.' on is a suffix.
+func secretBytes(value any) ([]byte, error) {
+	text, ok := value.(string)
+	if !ok {
+		return nil, errors.New("not a string")
+	}
+	text, _, _ = strings.Cut(text, ".")
+	return base64.StdEncoding.DecodeString(text)
+}
+
+func (c *Config) resolveAppKey(s *settings) (keys.AppKey, error) {
+	if !c.AppKey.IsZero() {
+		return c.AppKey, nil
+	}
+	value := first(at(s.sections, "multiserverShs", "cap"), at(s.global, "caps", "shs"), s.global["appKey"])
+	if value == nil {
+		return keys.MainNet(), nil
+	}
+	raw, err := secretBytes(value)
+	if err != nil {
+		return keys.AppKey{}, errors.New("secretstack: settings: the app key is not 32 bytes in base64")
+	}
+	return keys.NewAppKey(raw)
+}
+
+func (c *Config) resolveInactivity(s *settings) time.Duration {
+	switch {
+	case c.Inactivity < 0:
+		return 0
+	case c.Inactivity > 0:
+		return c.Inactivity
+	}
+	ms, given := at(s.global, "timers", "inactivity").(float64)
+	switch {
+	case given && ms > 0:
+		return time.Duration(ms * float64(time.Millisecond))
+	case given && !s.flat: // secret-stack 8: not positive means never; 6 takes the default instead
+		return 0
+	}
+	return DefaultInactivity
+}
+
+func (c *Config) resolveHandshake(s *settings) time.Duration {
+	if c.HandshakeTimeout > 0 {
+		return c.HandshakeTimeout
+	}
+	for _, value := range []any{s.global["timeout"], at(s.global, "timers", "handshake")} {
+		if ms, ok := value.(float64); ok && ms > 0 {
+			return time.Duration(ms * float64(time.Millisecond))
+		}
+	}
+	return 0
+}
+
+// number reads a number or the decimal text of one.
+func number(value any) (int, bool) {
+	switch v := value.(type) {
+	case float64:
+		return int(v), v == float64(int(v))
+	case string:
+		n, err := strconv.Atoi(v)
+		return n, err == nil
+	}
+	return 0, false
+}
+
+// resolveConnections takes what to listen on and to dial with; addDefaults fills in what is left open.
+func (c *Config) resolveConnections(s *settings, r *resolved) error {
+	switch connections := s.global["connections"]; {
+	case c.Connections != nil:
+		r.conns, r.configured = *c.Connections, true
+	case connections != nil:
+		if err := decodeInto(connections, &r.conns); err != nil {
+			return fmt.Errorf("secretstack: settings: connections: %w", err)
+		}
+		r.configured = true
+	}
+	r.conns.Incoming = cloneMap(r.conns.Incoming)
+	r.conns.Outgoing = cloneMap(r.conns.Outgoing)
+
+	r.host = c.Host
+	if r.host == "" {
+		r.host, _ = s.global["host"].(string)
+	}
+	port, given := c.Port, true
+	if value := s.global["port"]; port == 0 && value != nil {
+		port, given = number(value)
+	}
+	if !given || port < 0 || port > math.MaxUint16 {
+		return errors.New("secretstack: the port is not a number from 0 to 65535")
+	}
+	r.port = uint16(port)
+	return nil
+}
+
+// cloneMap copies a map, and makes one of nil.
+func cloneMap[V any](m map[string]V) map[string]V {
+	copied := make(map[string]V, len(m))
+	maps.Copy(copied, m)
+	return copied
+}
+
+// addDefaults adds the entries for transports about which the configuration says nothing.
+func (r *resolved) addDefaults(d multiserver.Config) {
+	for name, entries := range d.Incoming {
+		if _, ok := r.conns.Incoming[name]; !ok {
+			r.conns.Incoming[name] = entries
+		}
+	}
+	for name, entries := range d.Outgoing {
+		if _, ok := r.conns.Outgoing[name]; !ok {
+			r.conns.Outgoing[name] = entries
+		}
+	}
+}

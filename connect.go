@@ -1,0 +1,144 @@
+package secretstack
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/multiserver"
+	"github.com/secretstack/secretstack/muxrpc"
+)
+
+func isOnion(host string) bool { return strings.HasSuffix(strings.ToLower(host), ".onion") }
+
+// Connect dials an address such as "net:example.org:8008~shs:KEY", or several joined with ';', each in turn until one
+// answers. ctx bounds the dialling, not the life of the connection. Connecting again to a peer gives a connection of
+// its own. See also [AddressOf].
+func (a *App) Connect(ctx context.Context, address string) (*Peer, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(a.work, cancel)()
+	if !a.isRunning() {
+		return nil, ErrClosed
+	}
+	addresses, err := a.server.Parse(address)
+	if err != nil {
+		return nil, fmt.Errorf("secretstack: %w", err)
+	}
+	conn, err := a.server.Dial(ctx, addresses)
+	if err != nil {
+		return nil, fmt.Errorf("secretstack: %w", err)
+	}
+	return a.admit(conn, true)
+}
+
+func (a *App) isRunning() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state == running
+}
+
+// incoming takes over a connection whose caller has been authorized.
+func (a *App) incoming(conn *multiserver.Conn) {
+	<-a.ready
+	if _, err := a.admit(conn, false); err != nil {
+		a.log.Debug("connection came while the app closed", "peer", conn.Remote().Short())
+	}
+}
+
+// admit makes a peer of a connection, and tells the plugins.
+func (a *App) admit(conn *multiserver.Conn, isClient bool) (*Peer, error) {
+	p := &Peer{app: a, key: conn.Remote(), address: conn.Address(), isClient: isClient}
+	if !a.begin() {
+		_ = conn.Close()
+		return nil, ErrClosed
+	}
+	g := &gate{Conn: conn, open: make(chan struct{})}
+	g.onClose = func() { go a.ended(p, g) }
+	p.Session = muxrpc.New(a.life, g, muxrpc.Options{
+		Mux:         a.mux,
+		Permissions: a.permissions(conn.Auth(), isClient),
+		Peer:        p,
+		Limits:      a.cfg.limits,
+		Logger:      a.log.With("peer", p.key.Short()),
+	})
+	if a.cfg.inactivity > 0 && !p.key.Equal(a.ID()) {
+		g.stopWatch = p.watch(a.cfg.inactivity)
+	}
+	for _, f := range a.enter(p) {
+		f(p)
+	}
+	close(g.open)
+	a.log.Debug("connected", "peer", p.key.Short(), "client", isClient, "address", p.address)
+	return p, nil
+}
+
+// begin counts a connection whose end Close waits for.
+func (a *App) begin() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.state != running {
+		return false
+	}
+	a.open++
+	return true
+}
+
+// enter puts the peer into the table and returns who wants to know about it.
+func (a *App) enter(p *Peer) []func(*Peer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := p.key.Array()
+	a.peers[key] = append(a.peers[key], p)
+	if a.state != running {
+		go p.Abort(ErrClosed) // Close has made its round already
+	}
+	return a.onConnect
+}
+
+// ended follows the end of a session.
+func (a *App) ended(p *Peer, g *gate) {
+	<-g.open
+	<-p.Done()
+	if g.stopWatch != nil {
+		g.stopWatch()
+	}
+	for _, f := range a.remove(p) {
+		f(p)
+	}
+	a.log.Debug("disconnected", "peer", p.key.Short(), "reason", p.Err())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.open--
+	a.signal()
+}
+
+func (a *App) remove(p *Peer) []func(*Peer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := p.key.Array()
+	rest := slices.DeleteFunc(a.peers[key], func(other *Peer) bool { return other == p })
+	if a.peers[key] = rest; len(rest) == 0 {
+		delete(a.peers, key)
+	}
+	return a.onDisconnect
+}
+
+// Peers returns the connections that are open, or those with any of the given keys. Several may have the same key; of
+// these the oldest comes first.
+func (a *App) Peers(of ...keys.PublicKey) []*Peer {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var peers []*Peer
+	for _, key := range of {
+		peers = append(peers, a.peers[key.Array()]...)
+	}
+	if len(of) == 0 {
+		for _, same := range a.peers {
+			peers = append(peers, same...)
+		}
+	}
+	return peers
+}

@@ -1,0 +1,293 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/muxrpc"
+)
+
+const (
+	// askTimeout is how long a peer may take to say whether it is a room.
+	askTimeout = 30 * time.Second
+	// pingEvery keeps the connection to a room in use, and pingTimeout tells when the room is gone.
+	pingEvery   = 30 * time.Second
+	pingTimeout = 30 * time.Second
+	// retryMin and retryMax bound the time between attempts to connect to a portal; it doubles with each.
+	retryMin = time.Second
+	retryMax = time.Minute
+)
+
+// denied ends the message of every peer that does not let us call a method, which is how one without the method shows
+// itself. See docs/PROTOCOL.md §4.4.
+const denied = "not in list of allowed methods"
+
+// room is a connection to a room.
+type room struct {
+	peer    *secretstack.Peer
+	name    string                      // set before it is in Attendant.rooms
+	present map[[32]byte]keys.PublicKey // guarded by Attendant.mu: the other attendants
+}
+
+// look finds out whether a new peer is a room.
+func (a *Attendant) look(p *secretstack.Peer) {
+	if strings.HasPrefix(p.Address(), name+":") || p.Key().Equal(a.app.ID()) {
+		return // what comes through a room is an attendant
+	}
+	a.setup.Go(func(ctx context.Context) {
+		if name, ok := ask(ctx, p); ok {
+			a.attend(ctx, p, name)
+		}
+	})
+}
+
+// ask asks a peer whether it is a room, and what it is called.
+func ask(ctx context.Context, p *secretstack.Peer) (name string, isRoom bool) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	answer, err := muxrpc.Call[any](ctx, p, "room.metadata")
+	if isDenied(err) {
+		answer, err = muxrpc.Call[any](ctx, p, "tunnel.isRoom")
+	}
+	if err != nil {
+		return "", false
+	}
+	fields, _ := answer.(map[string]any)
+	name, _ = fields["name"].(string)
+	return name, truthy(answer)
+}
+
+func isDenied(err error) bool {
+	remote, ok := errors.AsType[*muxrpc.RemoteError](err)
+	return ok && strings.HasSuffix(remote.Message, denied)
+}
+
+// truthy is what JavaScript makes of a value.
+func truthy(value any) bool {
+	switch v := value.(type) {
+	case nil:
+		return false
+	case bool:
+		return v
+	case float64:
+		return v != 0
+	case string:
+		return v != ""
+	}
+	return true
+}
+
+// attend announces the app in a room, and follows who else is there until the connection or ctx ends.
+func (a *Attendant) attend(ctx context.Context, p *secretstack.Peer, name string) {
+	r := &room{peer: p, name: name, present: map[[32]byte]keys.PublicKey{}}
+	if !a.enter(r) {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a.setup.Go(func(context.Context) { keepAlive(ctx, cancel, p) })
+	// Asking who is there announces us too.
+	err := a.followAttendants(ctx, r)
+	if isDenied(err) {
+		err = a.followEndpoints(ctx, r)
+	}
+	if isDenied(err) {
+		_, err = muxrpc.Call[muxrpc.None](ctx, p, "tunnel.announce")
+	}
+	if err != nil && ctx.Err() == nil {
+		a.setup.Logger().Info("tunnel: a room does not say who is there", "room", p.Key().Short(), "err", err)
+	}
+	select {
+	case <-p.Done():
+	case <-ctx.Done():
+	}
+}
+
+// enter adds a room, unless its connection has ended already.
+func (a *Attendant) enter(r *room) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	select {
+	case <-r.peer.Done():
+		return false
+	default:
+	}
+	a.rooms = append(a.rooms, r)
+	a.signal()
+	return true
+}
+
+// leave forgets a room whose connection has ended.
+func (a *Attendant) leave(p *secretstack.Peer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := len(a.rooms)
+	a.rooms = slices.DeleteFunc(a.rooms, func(r *room) bool { return r.peer == p })
+	if len(a.rooms) < before {
+		a.signal()
+	}
+}
+
+// attendantsEvent is an item of room.attendants.
+type attendantsEvent struct {
+	Type string   `json:"type"`
+	IDs  []string `json:"ids"`
+	ID   string   `json:"id"`
+}
+
+func (a *Attendant) followAttendants(ctx context.Context, r *room) error {
+	for e, err := range muxrpc.Source[attendantsEvent](ctx, r.peer, "room.attendants") {
+		if err != nil {
+			return err
+		}
+		switch e.Type {
+		case "state":
+			a.replace(r, e.IDs)
+		case "joined":
+			a.update(r, e.ID, true)
+		case "left":
+			a.update(r, e.ID, false)
+		}
+	}
+	return nil
+}
+
+func (a *Attendant) followEndpoints(ctx context.Context, r *room) error {
+	for ids, err := range muxrpc.Source[[]string](ctx, r.peer, "tunnel.endpoints") {
+		if err != nil {
+			return err
+		}
+		a.replace(r, ids)
+	}
+	return nil
+}
+
+// replace takes over who is in a room.
+func (a *Attendant) replace(r *room, ids []string) {
+	present := make(map[[32]byte]keys.PublicKey, len(ids))
+	for _, id := range ids {
+		if key, ok := a.other(id); ok {
+			present[key.Array()] = key
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r.present = present
+	a.signal()
+}
+
+// update takes over that somebody has joined or left.
+func (a *Attendant) update(r *room, id string, joined bool) {
+	key, ok := a.other(id)
+	if !ok {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if joined {
+		r.present[key.Array()] = key
+	} else {
+		delete(r.present, key.Array())
+	}
+	a.signal()
+}
+
+// other reads the id of an attendant who is not ourselves.
+func (a *Attendant) other(id string) (key keys.PublicKey, ok bool) {
+	key, err := keys.ParsePublicKey(id)
+	return key, err == nil && !key.Equal(a.app.ID())
+}
+
+// keepAlive uses the connection to a room now and then, so that neither side takes it for idle, and ends it when the
+// room does not answer any more.
+func keepAlive(ctx context.Context, stop func(), p *secretstack.Peer) {
+	for sleep(ctx, pingEvery) {
+		asking, cancel := context.WithTimeout(ctx, pingTimeout)
+		_, err := muxrpc.Call[muxrpc.None](asking, p, "tunnel.ping")
+		late := errors.Is(err, context.DeadlineExceeded)
+		cancel()
+		if late && ctx.Err() == nil {
+			p.Abort(errSilent)
+		}
+		select {
+		case <-p.Done():
+			stop()
+			return
+		default:
+		}
+	}
+}
+
+var errSilent = errors.New("tunnel: the room does not answer")
+
+// stayConnected connects to a portal again and again.
+func (a *Attendant) stayConnected(ctx context.Context, portal keys.PublicKey, address string) {
+	retry := retryMin
+	for {
+		began := time.Now()
+		p, err := a.portal(ctx, portal, address)
+		if err == nil {
+			select {
+			case <-p.Done():
+			case <-ctx.Done():
+				return
+			}
+			if time.Since(began) > retryMax {
+				retry = retryMin
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		a.setup.Logger().Info("tunnel: not connected to the portal", "portal", portal.Short(), "err", err, "retry", retry)
+		// Many attendants of a portal that comes back must not all come at once.
+		if !sleep(ctx, retry/2+rand.N(retry)) { //nolint:gosec // no secret
+			return
+		}
+		retry = min(2*retry, retryMax)
+	}
+}
+
+// portal returns a connection to a portal: the one there is, or a new one.
+func (a *Attendant) portal(ctx context.Context, portal keys.PublicKey, address string) (*secretstack.Peer, error) {
+	if p := a.connected(portal); p != nil {
+		return p, nil
+	}
+	return a.app.Connect(ctx, address)
+}
+
+// connected returns a direct connection to a peer, that to a room if there is one, or nil.
+func (a *Attendant) connected(key keys.PublicKey) *secretstack.Peer {
+	a.mu.Lock()
+	for _, r := range a.rooms {
+		if r.peer.Key().Equal(key) {
+			a.mu.Unlock()
+			return r.peer
+		}
+	}
+	a.mu.Unlock()
+	for _, p := range a.app.Peers(key) {
+		if !strings.HasPrefix(p.Address(), name+":") {
+			return p
+		}
+	}
+	return nil
+}
+
+// sleep waits, and reports whether ctx is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,216 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/multiserver"
+	"github.com/secretstack/secretstack/muxrpc"
+)
+
+const (
+	name          = "tunnel"
+	connectMethod = "tunnel.connect"
+)
+
+// part is the transport part of the address of target behind portal.
+func part(portal, target keys.PublicKey) multiserver.Part {
+	return multiserver.NewPart(name, portal.Ref()+":"+target.Ref())
+}
+
+// transport is the transport "tunnel": tunnel:PORTAL:TARGET.
+type transport struct{ a *Attendant }
+
+func (*transport) Name() string { return name }
+
+func (*transport) ParsePart(p multiserver.Part, mode multiserver.Mode) (multiserver.Part, error) {
+	if p.Name != name {
+		return multiserver.Part{}, multiserver.ErrOtherPart
+	}
+	portal, target, err := parsePart(p, mode)
+	if err != nil {
+		return multiserver.Part{}, err
+	}
+	return part(portal, target), nil
+}
+
+// parsePart reads the keys in a part. What follows them, an instance of old rooms, means nothing any more.
+func parsePart(p multiserver.Part, mode multiserver.Mode) (portal, target keys.PublicKey, err error) {
+	if len(p.Data) < 2 {
+		return portal, target, errors.New("tunnel needs a portal and a target, as in tunnel:@PORTAL.ed25519:@TARGET.ed25519")
+	}
+	parse := keys.ParsePublicKey
+	if mode == multiserver.Loose {
+		parse = keys.ParsePublicKeyLenient
+	}
+	if portal, err = parse(p.Data[0]); err != nil {
+		return portal, target, fmt.Errorf("the portal is not a key: %w", err)
+	}
+	if target, err = parse(p.Data[1]); err != nil {
+		return portal, target, fmt.Errorf("the target is not a key: %w", err)
+	}
+	return portal, target, nil
+}
+
+// Listen takes the tunnels that rooms open to us.
+func (t *transport) Listen(_ context.Context, in multiserver.Incoming) (multiserver.Listener, error) {
+	var none struct{}
+	if err := in.Decode(&none); err != nil {
+		return nil, err
+	}
+	return &listener{a: t.a, done: make(chan struct{})}, nil
+}
+
+type listener struct {
+	a    *Attendant
+	done chan struct{}
+	once sync.Once
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.a.incoming:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *listener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+// Addresses is empty: which rooms we are in is for the application to tell.
+func (*listener) Addresses(multiserver.Scope) []multiserver.Part { return nil }
+
+// connectRequest is the argument of tunnel.connect.
+type connectRequest struct {
+	Target string `json:"target"`
+	Portal string `json:"portal,omitempty"`
+	Origin string `json:"origin,omitempty"`
+}
+
+// Dial asks a portal for a tunnel to a target. It does not wait for the answer: what is sent goes the same way.
+func (t *transport) Dial(ctx context.Context, p multiserver.Part) (net.Conn, error) {
+	portal, target, err := parsePart(p, multiserver.Loose)
+	if err != nil {
+		return nil, err
+	}
+	through, err := t.through(ctx, portal, target)
+	if err != nil {
+		return nil, err
+	}
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stream, err := muxrpc.Duplex[[]byte, []byte](life, through, connectMethod, connectRequest{Target: target.Ref(), Portal: portal.Ref()})
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("tunnel: portal %s: %w", portal, err)
+	}
+	return newConn(life, cancel, stream, p), nil
+}
+
+// through returns a connection to the portal; if there is none, it is made when the portal's address is known.
+func (t *transport) through(ctx context.Context, portal, target keys.PublicKey) (*secretstack.Peer, error) {
+	if p := t.a.connected(portal); p != nil {
+		return p, nil
+	}
+	address, known := t.a.portals[portal.Array()]
+	if !known {
+		return nil, fmt.Errorf("can't connect to %s because room %s is offline or unknown", target, portal)
+	}
+	p, err := t.a.app.Connect(ctx, address)
+	if err != nil {
+		return nil, fmt.Errorf("can't connect to %s because room %s is offline or unknown: %w", target, portal, err)
+	}
+	return p, nil
+}
+
+// accepting serves tunnel.connect: a room opens a tunnel to us for somebody. What is not for us goes to next; without
+// one it is refused.
+func (a *Attendant) accepting(next muxrpc.Handler) muxrpc.Handler {
+	return func(ctx context.Context, call *muxrpc.CallInfo) (any, error) {
+		var request *connectRequest
+		if err := call.Args.Decode(&request); err != nil {
+			return nil, err
+		}
+		origin, err := a.check(secretstack.PeerFrom(ctx), request)
+		if err != nil && next != nil {
+			return next(ctx, call)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return nil, a.accept(ctx, call, origin)
+	}
+}
+
+// check returns who wants to come through, if the caller is a room that we are in, and means us.
+func (a *Attendant) check(caller *secretstack.Peer, request *connectRequest) (origin keys.PublicKey, err error) {
+	if request == nil {
+		return origin, muxrpc.Errorf("opts *must* be provided")
+	}
+	origin, err = keys.ParsePublicKey(request.Origin)
+	if err != nil || request.Target != a.app.ID().Ref() || !a.isRoom(caller) {
+		return origin, couldNotConnect(request.Target)
+	}
+	return origin, nil
+}
+
+func (a *Attendant) isRoom(p *secretstack.Peer) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.rooms {
+		if r.peer.Key().Equal(p.Key()) {
+			return true
+		}
+	}
+	return false
+}
+
+func couldNotConnect(target string) error {
+	const longest = 100 // a reference has 53
+	if len(target) > longest {
+		target = target[:longest]
+	}
+	return muxrpc.Errorf("could not connect to %s", target)
+}
+
+// accept makes the tunnel an incoming connection, and lasts as long as it does.
+func (a *Attendant) accept(ctx context.Context, call *muxrpc.CallInfo, origin keys.PublicKey) error {
+	from := part(secretstack.PeerFrom(ctx).Key(), origin)
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	c := newConn(life, cancel, &valueStream{call.Stream}, from)
+	defer c.Close()
+	select {
+	case a.incoming <- c:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-c.closed:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// valueStream is the stream of an untyped handler, for bytes.
+type valueStream struct {
+	*muxrpc.Stream[muxrpc.Value, any]
+}
+
+func (s *valueStream) Recv(ctx context.Context) ([]byte, error) {
+	v, err := s.Stream.Recv(ctx)
+	return v.Bytes, err
+}
+
+func (s *valueStream) Send(ctx context.Context, b []byte) error { return s.Stream.Send(ctx, b) }
+
+// ping answers with the time in milliseconds.
+func ping(context.Context, muxrpc.None) (int64, error) { return time.Now().UnixMilli(), nil }

@@ -1,0 +1,198 @@
+// Package tunnel lets an app reach peers, and be reached, through rooms: peers that both sides can reach, and that pass
+// on what they cannot read. It is the attendant's side of package room, and of the rooms written in JavaScript and Go
+// before it.
+//
+// The plugin looks whether a peer that it is connected to is a room, announces the app there, and takes the tunnels that
+// the room opens to it; what comes through them is an incoming connection like any other. To dial through a room,
+// connect to an address like the one that [Address] makes. See docs/PROTOCOL.md §7.
+package tunnel
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"sync"
+
+	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/multiserver"
+	"github.com/secretstack/secretstack/muxrpc"
+)
+
+// Config configures the plugin. The zero value announces the app in every room that it happens to be connected to. The
+// section "tunnel" of the app's settings goes over it.
+type Config struct {
+	// Portals are the addresses of rooms to which the app stays connected, so that it can be reached through them.
+	// Empty: none.
+	Portals []string `json:"portals"`
+}
+
+// Plugin makes an app an attendant of rooms. Other plugins find its [Attendant] with [secretstack.Find].
+func Plugin(cfg Config) secretstack.Plugin {
+	return secretstack.NewPlugin(secretstack.Info{
+		Name:        name,
+		After:       []string{"room", "roomTunnel"}, // an app can be both; see mount
+		Permissions: secretstack.Anonymous("connect", "ping"),
+	}, func(_ context.Context, s *secretstack.Setup) error { return initTunnel(s, cfg) })
+}
+
+// Address returns the address of a peer behind a room.
+func Address(portal, target keys.PublicKey) multiserver.Address {
+	return multiserver.Address{part(portal, target), multiserver.NewPart("shs", target.Base64())}
+}
+
+// Attendant is what an app is in the rooms that it is connected to.
+type Attendant struct {
+	app      *secretstack.App
+	setup    *secretstack.Setup
+	portals  map[[32]byte]string // addresses of rooms, by key; set by Init
+	incoming chan *conn          // tunnels that rooms have opened to us
+
+	mu      sync.Mutex
+	rooms   []*room       // one for each connection to a room
+	changed chan struct{} // closed, and replaced, when rooms or who is in them change
+}
+
+// Room is a room that the app is connected to.
+type Room struct {
+	// Key is the key that the room has proved.
+	Key keys.PublicKey
+	// Name is what the room is called. It may be empty.
+	Name string
+	// Attendants are the others who are there, in no order.
+	Attendants []keys.PublicKey
+}
+
+// Discovery is somebody who can be reached through a room.
+type Discovery struct {
+	// Key names the attendant, Room the room.
+	Key, Room keys.PublicKey
+	// RoomName is what the room is called. It may be empty.
+	RoomName string
+	// Address is what to connect to.
+	Address multiserver.Address
+}
+
+func initTunnel(s *secretstack.Setup, cfg Config) error {
+	if err := s.Config(&cfg); err != nil {
+		return err
+	}
+	a := &Attendant{
+		app:      s.App(),
+		setup:    s,
+		portals:  map[[32]byte]string{},
+		incoming: make(chan *conn),
+		changed:  make(chan struct{}),
+	}
+	if err := a.addPortals(cfg.Portals); err != nil {
+		return err
+	}
+	s.Export(a)
+	s.OnConnect(a.look)
+	s.OnDisconnect(a.leave)
+	if err := s.Transport(&transport{a}, defaults()); err != nil {
+		return err
+	}
+	return a.mount(s)
+}
+
+// defaults are the connections over tunnels where the configuration says nothing about them.
+func defaults() multiserver.Config {
+	return multiserver.Config{
+		Incoming: map[string][]multiserver.Incoming{name: {{Scope: multiserver.Scopes{multiserver.Public}, Transform: "shs"}}},
+		Outgoing: map[string][]multiserver.Outgoing{name: {{Transform: "shs"}}},
+	}
+}
+
+// mount adds the methods that rooms call. In an app that is a room itself the room has them already: then tunnels to
+// the app are taken out of those that the room passes on.
+func (a *Attendant) mount(s *secretstack.Setup) error {
+	if s.Serves(connectMethod) {
+		return s.Hook(connectMethod, func(next muxrpc.Handler) muxrpc.Handler {
+			return a.accepting(next)
+		})
+	}
+	err := s.Handle(muxrpc.Method{Name: "connect", Type: muxrpc.TypeDuplex, Handler: a.accepting(nil)})
+	if err != nil {
+		return err
+	}
+	return muxrpc.HandleSync(s, "ping", ping)
+}
+
+// Rooms returns the rooms that the app is connected to, those found first before others.
+func (a *Attendant) Rooms() []Room {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var rooms []Room
+	for _, r := range a.rooms {
+		shown := Room{Key: r.peer.Key(), Name: r.name}
+		if slices.ContainsFunc(rooms, func(other Room) bool { return other.Key.Equal(shown.Key) }) {
+			continue // connected twice
+		}
+		for _, key := range r.present {
+			shown.Attendants = append(shown.Attendants, key)
+		}
+		rooms = append(rooms, shown)
+	}
+	return rooms
+}
+
+// Discovered returns those who can be reached through rooms, as they come: first who is there, then who joins. Somebody
+// who leaves and comes back is discovered again. It ends with ctx.
+func (a *Attendant) Discovered(ctx context.Context) iter.Seq[Discovery] {
+	type place struct{ room, key [32]byte }
+	return func(yield func(Discovery) bool) {
+		known := map[place]bool{}
+		for {
+			changed := a.change()
+			present := map[place]bool{}
+			for _, r := range a.Rooms() {
+				for _, key := range r.Attendants {
+					at := place{r.Key.Array(), key.Array()}
+					present[at] = true
+					found := Discovery{Key: key, Room: r.Key, RoomName: r.Name, Address: Address(r.Key, key)}
+					if !known[at] && !yield(found) {
+						return
+					}
+				}
+			}
+			known = present
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// change returns the channel that is closed by the next change of who is where.
+func (a *Attendant) change() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.changed
+}
+
+// signal wakes those who wait for a change. The caller holds mu.
+func (a *Attendant) signal() {
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+// addPortals keeps the addresses of rooms, and stays connected to them.
+func (a *Attendant) addPortals(addresses []string) error {
+	for _, text := range addresses {
+		parsed, err := multiserver.Parse(text)
+		if err != nil {
+			return fmt.Errorf("tunnel: portals: %w", err)
+		}
+		key, ok := parsed[0].Key()
+		if !ok {
+			return fmt.Errorf("tunnel: portals: %s does not say which key the room has", parsed[0].Redacted())
+		}
+		a.portals[key.Array()] = text
+		a.setup.Go(func(ctx context.Context) { a.stayConnected(ctx, key, text) })
+	}
+	return nil
+}
