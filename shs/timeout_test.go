@@ -128,3 +128,33 @@ func TestDefectA2TimeoutLeavesNothingBehind(t *testing.T) {
 		}
 	})
 }
+
+// Defect: the timeout was for each read, so a peer that sent a byte now and then
+// kept a handshake open without end.
+func TestWartTricklingPeerMeetsTheDeadline(t *testing.T) {
+	var v handshakeVector
+	loadJSON(t, "testdata/handshake.json", &v)
+	says := unhex(t, v.Wire[0].Hex)
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer near.Close()
+		defer far.Close()
+		go func() {
+			for i := range says {
+				time.Sleep(time.Second)
+				if _, err := far.Write(says[i : i+1]); err != nil {
+					return
+				}
+			}
+		}()
+		start := time.Now()
+		if err := near.SetDeadline(start.Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Server(near, config(t, "bob"), nil)
+		checkTimeout(t, err, "shs.server: read exceeded timeout (phase 1)")
+		if took := time.Since(start); took != 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
