@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/multiserver"
+	"github.com/secretstack/secretstack/muxrpc"
+	"github.com/secretstack/secretstack/shs"
+)
+
+// callFlags are what call can be told.
+type callFlags struct {
+	hub     string
+	kind    string
+	raw     bool
+	timeout time.Duration
+	linger  time.Duration
+}
+
+func newCall(g *globals) *cobra.Command {
+	var f callFlags
+	cmd := &cobra.Command{
+		Use:   "call ADDRESS METHOD [JSON…]",
+		Short: "call a peer's method and print the result",
+		Long: `call connects to a peer, calls one of its methods and prints what it answers. Arguments are JSON: text needs its
+quotes. A source prints a line for each item until it ends or you press Ctrl-C; a sink or a duplex takes its items from
+standard input, a JSON value on each line.
+
+Which type a method has is asked of the peer (its "manifest"); a peer that does not tell needs --type.`,
+		Example: `  secretstack call ADDRESS manifest
+  secretstack call ADDRESS greeter.hello '"bob"'
+  secretstack call ADDRESS blobs.add --type sink --raw <picture.jpg
+  secretstack call --hub HUB-ADDRESS TUNNEL-ADDRESS manifest`,
+		Args: argsBetween(2, -1, "the peer's address, the method, and the method's arguments as JSON"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return call(cmd.Context(), g, f, args[0], args[1], args[2:])
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.hub, "hub", "", "address of the hub that leads to the peer, for tunnel: addresses")
+	flags.StringVar(&f.kind, "type", "", "async, sync, source, sink or duplex (default: what the peer's manifest says)")
+	flags.BoolVarP(&f.raw, "raw", "r", false, "bytes and text as they are instead of JSON, both ways")
+	flags.DurationVar(&f.timeout, "timeout", 15*time.Second, "how long connecting may take, and how long an async answer")
+	flags.DurationVar(&f.linger, "linger", time.Second, "after the end of standard input, how long a duplex waits for another item")
+	return cmd
+}
+
+func call(ctx context.Context, g *globals, f callFlags, address, method string, texts []string) error {
+	if _, err := multiserver.Parse(address); err != nil {
+		return usagef("%w", err)
+	}
+	args, err := parseArguments(texts)
+	if err != nil {
+		return err
+	}
+	if f.kind != "" && !muxrpc.CallType(f.kind).Valid() {
+		return usagef("--type %q is none of async, sync, source, sink and duplex", f.kind)
+	}
+	app, err := startCaller(ctx, g)
+	if err != nil {
+		return err
+	}
+	defer app.Close(context.WithoutCancel(ctx))
+
+	peer, err := connect(ctx, app, f, address)
+	if err != nil {
+		return explainDial(err)
+	}
+	kind, err := methodType(ctx, peer, f, method)
+	if err != nil {
+		return err
+	}
+	c := caller{globals: g, flags: f, peer: peer, method: method, args: args}
+	return explainCall(c.run(ctx, kind), method)
+}
+
+// parseArguments checks that every argument is JSON and says how to write one that is not.
+func parseArguments(texts []string) ([]any, error) {
+	args := make([]any, 0, len(texts))
+	for i, text := range texts {
+		if !json.Valid([]byte(text)) {
+			quoted, _ := json.Marshal(text)
+			return nil, usagef("argument %d, %s, is not JSON; if it is text, write '%s'", i+1, text, quoted)
+		}
+		args = append(args, json.RawMessage(text))
+	}
+	return args, nil
+}
+
+// connect dials the peer, the hub first if one was named.
+func connect(ctx context.Context, app *secretstack.App, f callFlags, address string) (*secretstack.Peer, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	if f.hub != "" {
+		if _, err := app.Connect(ctx, f.hub); err != nil {
+			return nil, fmt.Errorf("the hub: %w", err)
+		}
+	} else if strings.HasPrefix(address, "tunnel:") {
+		return nil, usagef("a tunnel: address leads through a hub: name the hub's address with --hub")
+	}
+	return app.Connect(ctx, address)
+}
+
+// methodType returns what the user said, else what the peer's manifest says, else async.
+func methodType(ctx context.Context, peer *secretstack.Peer, f callFlags, method string) (muxrpc.CallType, error) {
+	if f.kind != "" {
+		return muxrpc.CallType(f.kind), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	manifest, err := peer.Manifest(ctx)
+	if err != nil {
+		return muxrpc.TypeAsync, nil // the peer does not tell: most methods are async
+	}
+	if kind := manifest.Lookup(strings.Split(method, ".")...); kind != "" {
+		return kind, nil
+	}
+	return "", fmt.Errorf("the peer has no method %q; it has: %s", method, strings.Join(methodNames(manifest), ", "))
+}
+
+func methodNames(manifest muxrpc.Manifest) []string {
+	const most = 40
+	names := manifest.Methods()
+	if len(names) > most {
+		return append(names[:most:most], "…")
+	}
+	return names
+}
+
+// explainDial says in a person's words why there is no connection, and what to do.
+func explainDial(err error) error {
+	var usage *usageError
+	switch {
+	case errors.As(err, &usage):
+		return err
+	case errors.Is(err, context.Canceled):
+		return errors.New("interrupted before there was a connection")
+	case errors.Is(err, shs.ErrAppKey):
+		return errors.New("cannot connect: the peer is on another network, or speaks something else; if it is a network of its own, give its --app-key")
+	case errors.Is(err, shs.ErrRefused), errors.Is(err, shs.ErrServerKey):
+		return errors.New("cannot connect: the peer hung up on us; the key in the address is not its own, or it does not let yours in ('secretstack keys' shows it)")
+	case errors.Is(err, shs.ErrTimeout), errors.Is(err, context.DeadlineExceeded):
+		return errors.New("cannot connect: no answer in time; is the peer running, and is the address right?")
+	}
+	return fmt.Errorf("cannot connect: %w", err)
+}
+
+// explainCall adds what to do to the errors of a call.
+func explainCall(err error, method string) error {
+	var remote *muxrpc.RemoteError
+	switch {
+	case err == nil, errors.Is(err, context.Canceled):
+		return nil // Ctrl-C is how one ends a source
+	case errors.As(err, &remote) && strings.HasSuffix(remote.Message, "not in list of allowed methods"):
+		return fmt.Errorf("the peer does not allow you to call %s", method)
+	case errors.As(err, &remote):
+		return fmt.Errorf("the peer answered: %s", remoteText(remote))
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no answer in time: raise --timeout if %s takes long", method)
+	case errors.Is(err, muxrpc.ErrSessionClosed):
+		return fmt.Errorf("the connection ended before the answer: %w", err)
+	}
+	return err
+}
+
+func remoteText(e *muxrpc.RemoteError) string {
+	if e.Message != "" {
+		return e.Message
+	}
+	return string(e.Value)
+}

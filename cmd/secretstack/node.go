@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/multiserver"
+	netms "github.com/secretstack/secretstack/multiserver/net"
+	"github.com/secretstack/secretstack/multiserver/onion"
+	"github.com/secretstack/secretstack/multiserver/unix"
+	"github.com/secretstack/secretstack/multiserver/ws"
+	"github.com/secretstack/secretstack/plugins/tunnel"
+)
+
+// dialAll is how every command of ours reaches peers: over each transport, with a proven key.
+func dialAll() map[string][]multiserver.Outgoing {
+	withKey := []multiserver.Outgoing{{Transform: "shs"}}
+	return map[string][]multiserver.Outgoing{
+		"net": withKey, "ws": withKey, "onion": withKey, "tunnel": withKey,
+		"unix": {{Transform: "shs"}, {Transform: "noauth"}},
+	}
+}
+
+// transports are the plugins for the transports that are not in every stack.
+func transports() secretstack.Plugins {
+	return secretstack.Plugins{
+		secretstack.TransportPlugin(ws.New(ws.Options{})),
+		secretstack.TransportPlugin(unix.New(unix.Options{})),
+		secretstack.TransportPlugin(onion.New(onion.Options{})),
+		secretstack.NoAuthPlugin(),
+	}
+}
+
+// onePort is a plugin that adds net and ws, both served on one listener.
+func onePort(ln net.Listener) secretstack.Plugin {
+	return secretstack.NewPlugin(secretstack.Info{Name: "onePort"}, func(_ context.Context, s *secretstack.Setup) error {
+		http, raw := multiserver.SplitHTTP(ln, multiserver.SplitOptions{})
+		if err := s.Transport(netms.New(netms.Options{Listener: raw})); err != nil {
+			return err
+		}
+		return s.Transport(ws.New(ws.Options{Listener: http, Logger: s.Logger(), Handler: welcome()}))
+	})
+}
+
+// startCaller starts an app that dials and listens to nothing.
+func startCaller(ctx context.Context, g *globals) (*secretstack.App, error) {
+	cfg, err := g.config(g.root)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Connections = &multiserver.Config{Outgoing: dialAll()}
+	stack := secretstack.New(secretstack.Options{})
+	if err := stack.Use(transports(), tunnel.Plugin(tunnel.Config{})); err != nil {
+		return nil, err
+	}
+	return stack.Start(ctx, cfg)
+}
+
+// config is what all our apps have in common.
+func (g *globals) config(dir string) (secretstack.Config, error) {
+	id, err := g.identityIn(dir)
+	if err != nil {
+		return secretstack.Config{}, fmt.Errorf("identity: %w", err)
+	}
+	network, err := g.networkKey()
+	if err != nil {
+		return secretstack.Config{}, err
+	}
+	return secretstack.Config{Identity: id, AppKey: network, Dir: dir, Logger: g.logger()}, nil
+}
