@@ -13,11 +13,10 @@ import (
 )
 
 // Account holds the two secret halves of a Secrez account. It never prints them: whatever way it is formatted, logged or
-// marshalled, only its public key shows. It is safe for concurrent use.
+// marshalled, only its public key shows. It is safe for concurrent use. The zero value is no account and cannot be used.
 type Account struct {
-	_        [0]func() // no ==
 	identity *keys.Identity
-	box      *ecdh.PrivateKey
+	box      func() *ecdh.PrivateKey // fmt looks into pointers in unexported fields, but not into functions
 	public   PublicKey
 }
 
@@ -73,7 +72,7 @@ func newAccount(id *keys.Identity, box *ecdh.PrivateKey) (*Account, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Account{identity: id, box: box, public: public}, nil
+	return &Account{identity: id, box: func() *ecdh.PrivateKey { return box }, public: public}, nil
 }
 
 // Public gives the account's public key.
@@ -83,7 +82,7 @@ func (a *Account) Public() PublicKey { return a.public }
 func (a *Account) Identity() *keys.Identity { return a.identity }
 
 // BoxSecret gives the 32 secret bytes of the box half, for whoever stores an imported account. Keep them secret.
-func (a *Account) BoxSecret() []byte { return a.box.Bytes() }
+func (a *Account) BoxSecret() []byte { return a.box().Bytes() }
 
 // Sign signs message and gives the signature as Secrez writes it: 88 characters of base64.
 func (a *Account) Sign(message []byte) string {

@@ -23,10 +23,10 @@ const (
 )
 
 // SharedKey encrypts and decrypts between two accounts, the same way in both directions. It is secret and never prints.
-// Whoever handles many messages of one peer keeps it, and saves a key agreement each.
+// Whoever handles many messages of one peer keeps it, and saves a key agreement each. It is safe for concurrent use. The
+// zero value is no key and cannot be used.
 type SharedKey struct {
-	_   [0]func() // no ==
-	key *[32]byte
+	key func() *[32]byte // fmt looks into pointers in unexported fields, but not into functions
 }
 
 // Shared agrees on a key with peer. Its error is [ErrPublicKey].
@@ -38,13 +38,13 @@ func (a *Account) Shared(peer PublicKey) (*SharedKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: bad box half", ErrPublicKey)
 	}
-	secret, err := a.box.ECDH(public)
+	secret, err := a.box().ECDH(public)
 	if err != nil {
 		return nil, fmt.Errorf("%w: bad point in the box half", ErrPublicKey)
 	}
-	k := &SharedKey{key: new([32]byte)}
-	salsa.HSalsa20(k.key, new([16]byte), (*[32]byte)(secret), &salsa.Sigma)
-	return k, nil
+	var key [32]byte
+	salsa.HSalsa20(&key, new([16]byte), (*[32]byte)(secret), &salsa.Sigma)
+	return &SharedKey{key: func() *[32]byte { return &key }}, nil
 }
 
 // Seal encrypts text and gives nonce, tag and ciphertext: [SealedOverhead] bytes more than text. Its error is
@@ -61,7 +61,7 @@ func (k *SharedKey) seal(nonce *[nonceSize]byte, text []byte) ([]byte, error) {
 	}
 	out := make([]byte, nonceSize, len(text)+SealedOverhead)
 	copy(out, nonce[:])
-	return secretbox.Seal(out, text, nonce, k.key), nil
+	return secretbox.Seal(out, text, nonce, k.key()), nil
 }
 
 // Open decrypts what [SharedKey.Seal] gave, on either side. Its error is [ErrSealed].
@@ -69,7 +69,7 @@ func (k *SharedKey) Open(sealed []byte) ([]byte, error) {
 	if len(sealed) < SealedOverhead || len(sealed) > MaxMessage+SealedOverhead {
 		return nil, fmt.Errorf("%w: wrong length", ErrSealed)
 	}
-	text, ok := secretbox.Open(nil, sealed[nonceSize:], (*[nonceSize]byte)(sealed), k.key)
+	text, ok := secretbox.Open(nil, sealed[nonceSize:], (*[nonceSize]byte)(sealed), k.key())
 	if !ok {
 		return nil, fmt.Errorf("%w: not between these accounts, or altered", ErrSealed)
 	}

@@ -390,7 +390,7 @@ func TestVectorsSealedMessages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := hex.EncodeToString(k.key[:]); got != v.SharedKey.AliceBob {
+		if got := hex.EncodeToString(k.key()[:]); got != v.SharedKey.AliceBob {
 			t.Errorf("shared key %s, want %s", got, v.SharedKey.AliceBob)
 		}
 	}
