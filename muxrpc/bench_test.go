@@ -84,10 +84,12 @@ func BenchmarkAsyncSequential(b *testing.B) {
 	client, _ := loopback(b, muxrpc.Options{Mux: benchMux(b)})
 	ctx := context.Background()
 	b.ReportAllocs()
+	cpu := reportCPU(b)
 	for b.Loop() {
 		_, err := muxrpc.Call[string](ctx, client, "echo", "hello")
 		must(b, err)
 	}
+	cpu()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
 }
 
@@ -99,6 +101,7 @@ func BenchmarkAsync64InFlight(b *testing.B) {
 	left.Store(int64(b.N))
 	var wg sync.WaitGroup
 	b.ResetTimer()
+	cpu := reportCPU(b)
 	for range 64 {
 		wg.Go(func() {
 			for left.Add(-1) >= 0 {
@@ -110,6 +113,7 @@ func BenchmarkAsync64InFlight(b *testing.B) {
 		})
 	}
 	wg.Wait()
+	cpu()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
 }
 
@@ -117,9 +121,11 @@ func BenchmarkSourceOf100ByteItems(b *testing.B) {
 	client, _ := loopback(b, muxrpc.Options{Mux: benchMux(b)})
 	b.ReportAllocs()
 	b.ResetTimer()
+	cpu := reportCPU(b)
 	for _, err := range muxrpc.Source[benchItem](context.Background(), client, "items", b.N) {
 		must(b, err)
 	}
+	cpu()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "items/s")
 }
 
@@ -127,9 +133,11 @@ func BenchmarkSourceOf100ByteItemsUndecoded(b *testing.B) {
 	client, _ := loopback(b, muxrpc.Options{Mux: benchMux(b)})
 	b.ReportAllocs()
 	b.ResetTimer()
+	cpu := reportCPU(b)
 	for _, err := range muxrpc.Source[muxrpc.Value](context.Background(), client, "items", b.N) {
 		must(b, err)
 	}
+	cpu()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "items/s")
 }
 
@@ -138,9 +146,11 @@ func BenchmarkSourceOf64KiBChunks(b *testing.B) {
 	b.SetBytes(64 << 10)
 	b.ReportAllocs()
 	b.ResetTimer()
+	cpu := reportCPU(b)
 	for _, err := range muxrpc.Source[[]byte](context.Background(), client, "chunks", b.N) {
 		must(b, err)
 	}
+	cpu()
 }
 
 // BenchmarkBoxStreamAlone is what BenchmarkSourceOf64KiBChunks compares with.
@@ -156,6 +166,7 @@ func BenchmarkBoxStreamAlone(b *testing.B) {
 	chunk := bytes.Repeat([]byte("x"), 64<<10)
 	b.SetBytes(int64(len(chunk)))
 	b.ResetTimer()
+	cpu := reportCPU(b)
 	go func() {
 		for range b.N {
 			if _, err := w.Write(chunk); err != nil {
@@ -170,6 +181,7 @@ func BenchmarkBoxStreamAlone(b *testing.B) {
 			if !errors.Is(err, io.EOF) {
 				b.Fatal(err)
 			}
+			cpu()
 			return
 		}
 	}

@@ -12,15 +12,13 @@ import (
 // Caller is what calls can be made on: a *Session, or anything that embeds one.
 type Caller interface{ session() *Session }
 
-// call is an async call that waits for its answer.
-type call struct{ answer chan answer } // one answer at most
+// call is an async call that waits for its answer. It has room for it, and gets one at most.
+type call chan answer
 
 type answer struct {
 	value Value
 	err   error
 }
-
-func (c *call) fail(err error) { c.answer <- answer{err: err} }
 
 // appendManifestRequest appends the request that asks for a manifest, as JavaScript clients write it.
 func appendManifestRequest(dst []byte) ([]byte, error) {
@@ -51,7 +49,7 @@ func (s *Session) call(ctx context.Context, request func(dst []byte) ([]byte, er
 	if err != nil {
 		return Value{}, err
 	}
-	c := &call{make(chan answer, 1)}
+	c := make(call, 1)
 	s.mu.Lock()
 	if err := s.awaitOutbox(ctx, len(body)); err != nil {
 		s.mu.Unlock()
@@ -64,7 +62,7 @@ func (s *Session) call(ctx context.Context, request func(dst []byte) ([]byte, er
 	s.mu.Unlock()
 
 	select {
-	case a := <-c.answer:
+	case a := <-c:
 		return a.value, a.err
 	case <-ctx.Done():
 		s.mu.Lock()
@@ -134,8 +132,9 @@ func Source[T any](ctx context.Context, c Caller, name string, args ...any) iter
 // receive returns the items of a stream until its end. The last pair holds the error, if there was one.
 func receive[T any](ctx context.Context, st *stream) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
+		var item T
 		for {
-			item, err := receiveOne[T](ctx, st)
+			err := receiveInto(ctx, st, &item)
 			if err == io.EOF || !yield(item, err) || err != nil {
 				return
 			}
@@ -143,16 +142,17 @@ func receive[T any](ctx context.Context, st *stream) iter.Seq2[T, error] {
 	}
 }
 
-func receiveOne[T any](ctx context.Context, st *stream) (T, error) {
-	var item T
+// receiveInto sets item to the next item of a stream.
+func receiveInto[T any](ctx context.Context, st *stream, item *T) error {
+	*item = *new(T)
 	v, owned, err := st.next(ctx)
 	if err != nil {
-		return item, err
+		return err
 	}
-	if err := decode(v, owned, &item); err != nil {
-		return item, &Error{Message: "item is invalid" + jsonDetail(err), err: err}
+	if err := decode(v, owned, item); err != nil {
+		return &Error{Message: "item is invalid" + jsonDetail(err), err: err}
 	}
-	return item, nil
+	return nil
 }
 
 // Writer sends items to a sink.
@@ -216,7 +216,10 @@ func Duplex[In, Out any](ctx context.Context, c Caller, name string, args ...any
 func (s *Stream[In, Out]) Send(ctx context.Context, item Out) error { return s.st.send(ctx, item) }
 
 // Recv returns the next item. It returns io.EOF after an orderly end, and the peer's error after another one.
-func (s *Stream[In, Out]) Recv(ctx context.Context) (In, error) { return receiveOne[In](ctx, s.st) }
+func (s *Stream[In, Out]) Recv(ctx context.Context) (item In, err error) {
+	err = receiveInto(ctx, s.st, &item)
+	return item, err
+}
 
 // All returns the items until the end. The last pair holds the error, if there was one.
 func (s *Stream[In, Out]) All(ctx context.Context) iter.Seq2[In, error] {

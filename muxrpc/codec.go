@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"unicode/utf8"
 
@@ -298,7 +299,7 @@ func (v Value) keep(owned bool) []byte {
 
 // text returns the bytes as a string, with what is not UTF-8 replaced, as JavaScript does.
 func (v Value) text() string {
-	return string(bytes.ToValidUTF8(v.Bytes, []byte("\uFFFD")))
+	return strings.ToValidUTF8(string(v.Bytes), "\uFFFD")
 }
 
 // decodeJSON decodes JSON into what dst points to; []byte takes JavaScript's form of a buffer.
@@ -306,6 +307,11 @@ func decodeJSON(raw []byte, dst any) error {
 	switch d := dst.(type) {
 	case *None:
 		return nil
+	case *string:
+		if n := len(raw) - 1; plainJSONString(raw) {
+			*d = string(raw[1:n])
+			return nil
+		}
 	case *[]byte:
 		return (*Buffer)(d).UnmarshalJSON(raw)
 	case *Value:
@@ -316,6 +322,19 @@ func decodeJSON(raw []byte, dst any) error {
 		return nil
 	}
 	return json.Unmarshal(raw, dst)
+}
+
+// plainJSONString reports whether raw is a JSON string of printable ASCII without escapes.
+func plainJSONString(raw []byte) bool {
+	if len(raw) < 2 || raw[0] != '"' || raw[len(raw)-1] != '"' {
+		return false
+	}
+	for _, c := range raw[1 : len(raw)-1] {
+		if c == '"' || c == '\\' || c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // jsonDetail says what is wrong with a value, in words that do not name our types.

@@ -53,15 +53,23 @@ type Mux struct {
 
 // muxTable is never changed after it was published.
 type muxTable struct {
-	methods  map[string]*method // by path joined with pathSeparator
+	methods  map[string]*method // by the JSON of the name, as it is in requests
 	manifest Manifest
 }
 
 type method struct {
 	path    []string
+	keys    []string // pathKeys(path)
 	typ     CallType
 	handler Handler
 }
+
+func newMethod(path []string, t CallType, h Handler) *method {
+	return &method{path: path, keys: pathKeys(path), typ: t, handler: h}
+}
+
+// key is what identifies the method's name.
+func (m *method) key() string { return m.keys[len(m.keys)-1] }
 
 // NewMux returns an empty Mux.
 func NewMux() *Mux {
@@ -84,12 +92,21 @@ func (m *Mux) Handle(add Method) error {
 		return fmt.Errorf("%w: %q has no handler", ErrMethod, add.Name)
 	}
 	return m.update(func(methods map[string]*method) error {
-		if other := conflict(methods, path); other != nil {
-			return fmt.Errorf("%w: %q is taken by %q", ErrMethod, add.Name, strings.Join(other.path, "."))
+		added := newMethod(path, add.Type, add.Handler)
+		for _, other := range methods {
+			if added.conflicts(other) {
+				return fmt.Errorf("%w: %q is taken by %q", ErrMethod, add.Name, strings.Join(other.path, "."))
+			}
 		}
-		methods[strings.Join(path, pathSeparator)] = &method{path: path, typ: add.Type, handler: add.Handler}
+		methods[added.key()] = added
 		return nil
 	})
+}
+
+// conflicts reports whether both methods have the same name, or one the name of a branch above the other.
+func (m *method) conflicts(other *method) bool {
+	shorter := min(len(m.keys), len(other.keys)) - 1
+	return m.keys[shorter] == other.keys[shorter]
 }
 
 // Hook wraps the handler of a registered method; the hook added last sees a call first. It fails with ErrNoMethod when
@@ -101,7 +118,7 @@ func (m *Mux) Hook(name string, h Hook) error {
 		if old == nil {
 			return fmt.Errorf("%w: %q", ErrNoMethod, name)
 		}
-		methods[key] = &method{path: old.path, typ: old.typ, handler: h(old.handler)}
+		methods[key] = newMethod(old.path, old.typ, h(old.handler))
 		return nil
 	})
 }
@@ -117,43 +134,41 @@ func (m *Mux) Manifest() Manifest {
 func (m *Mux) update(change func(methods map[string]*method) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	old := m.table.Load().methods
-	table := &muxTable{methods: make(map[string]*method, len(old)+1), manifest: Manifest{}}
-	for key, entry := range old {
-		table.methods[key] = entry
+	byKey := make(map[string]*method)
+	for _, entry := range m.table.Load().methods {
+		byKey[entry.key()] = entry
 	}
-	if err := change(table.methods); err != nil {
+	if err := change(byKey); err != nil {
 		return err
 	}
-	for _, entry := range table.methods {
+	table := &muxTable{methods: make(map[string]*method, 2*len(byKey)), manifest: Manifest{}}
+	for _, entry := range byKey {
+		table.methods[`["`+strings.Join(entry.path, `","`)+`"]`] = entry
+		if len(entry.path) == 1 {
+			table.methods[`"`+entry.path[0]+`"`] = entry // a name of one level may be a string
+		}
 		table.manifest.set(entry.path, entry.typ)
 	}
 	m.table.Store(table)
 	return nil
 }
 
-// lookup returns the method at path, or nil. A nil Mux has none.
-func (m *Mux) lookup(path []string) *method {
+// named returns the method with the given name, which is the JSON of a request's name, or nil. A nil Mux has none.
+func (m *Mux) named(name []byte) *method {
 	if m == nil {
 		return nil
 	}
-	for _, name := range path {
-		if strings.Contains(name, pathSeparator) {
+	table := m.table.Load()
+	if found := table.methods[string(name)]; found != nil {
+		return found
+	}
+	path, _ := parseName(name) // it may be written in an unusual way
+	for _, part := range path {
+		if !validPart(part) {
 			return nil
 		}
 	}
-	return m.table.Load().methods[strings.Join(path, pathSeparator)]
-}
-
-// conflict returns a method that is at path, above it or below it.
-func conflict(methods map[string]*method, path []string) *method {
-	key := strings.Join(path, pathSeparator)
-	for other, entry := range methods {
-		if other == key || strings.HasPrefix(other, key+pathSeparator) || strings.HasPrefix(key, other+pathSeparator) {
-			return entry
-		}
-	}
-	return nil
+	return table.methods[`["`+strings.Join(path, `","`)+`"]`]
 }
 
 // reservedNames cannot be top-level names: JavaScript peers turn a manifest into properties of an event emitter, and

@@ -13,7 +13,7 @@ type Permissions struct {
 
 // Check returns nil if path may be called, and otherwise the error that the peer is told. Its text is the one that
 // other implementations match on.
-func (p Permissions) Check(path []string) error { return p.compile().check(path) }
+func (p Permissions) Check(path []string) error { return p.compile().check(path, pathKeys(path)) }
 
 // permissionSet is Permissions in the form that is looked up for each call.
 type permissionSet struct {
@@ -40,23 +40,33 @@ func pathSet(entries []string) map[string]bool {
 	return set
 }
 
-func (s *permissionSet) check(path []string) error {
-	if !s.all && !covers(s.allow, path) {
+// pathKeys returns the keys under which path and what is above it are looked up, from the top down.
+func pathKeys(path []string) []string {
+	keys := make([]string, len(path))
+	for i := range path {
+		keys[i] = strings.Join(path[:i+1], pathSeparator)
+	}
+	return keys
+}
+
+// check is Permissions.Check for a path whose keys are known.
+func (s *permissionSet) check(path, keys []string) error {
+	if !s.all && !covers(s.allow, keys) {
 		return Errorf("method:%s is not in list of allowed methods", strings.Join(path, ","))
 	}
-	if covers(s.deny, path) {
+	if covers(s.deny, keys) {
 		return Errorf("method:%s is on list of disallowed methods", strings.Join(path, ","))
 	}
 	return nil
 }
 
-// covers reports whether path or a prefix of it is in set.
-func covers(set map[string]bool, path []string) bool {
+// covers reports whether one of keys is in set.
+func covers(set map[string]bool, keys []string) bool {
 	if len(set) == 0 {
 		return false
 	}
-	for i := range path {
-		if set[strings.Join(path[:i+1], pathSeparator)] {
+	for _, key := range keys {
+		if set[key] {
 			return true
 		}
 	}

@@ -1,12 +1,15 @@
 package muxrpc
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"sync"
+)
 
 const (
 	recordHeader = 5        // kind and length before each small body
 	apart        = 0x80     // flag beside the kind: the body has memory of its own
 	smallBody    = 4 << 10  // bodies under this are packed together
-	keptPacked   = 64 << 10 // most memory that a queue in use keeps for more
+	keptPacked   = 16 << 10 // most memory that a queue in use keeps for more
 )
 
 // queue holds the packets of a stream that its reader has not taken. Small bodies are packed one after the other, so
@@ -19,6 +22,9 @@ type queue struct {
 
 // push adds a packet. A body of smallBody bytes or more must be memory that the queue may keep; others are copied.
 func (q *queue) push(kind Kind, body []byte) {
+	if need := len(q.packed) + recordHeader + len(body); need > cap(q.packed) {
+		q.grow(need)
+	}
 	if len(body) >= smallBody {
 		q.packed = append(q.packed, byte(kind)|apart)
 		q.apart = append(q.apart, body)
@@ -48,9 +54,46 @@ func (q *queue) pop() (v Value, owned bool) {
 	return Value{Kind(kind), q.packed[start:end:end]}, false
 }
 
+var arenas [5]sync.Pool // of *[]byte, from 4 KiB to 1 MiB, each four times the one before
+
+func arenaSize(class int) int { return 4 << 10 << (2 * class) }
+
+// grow moves the packed packets to memory for n bytes.
+func (q *queue) grow(n int) {
+	if n <= 1<<10 {
+		return
+	}
+	for class := range arenas {
+		if n > arenaSize(class) {
+			continue
+		}
+		b, ok := arenas[class].Get().(*[]byte)
+		if !ok {
+			fresh := make([]byte, 0, arenaSize(class))
+			b = &fresh
+		}
+		packed := append(*b, q.packed...)
+		q.drop()
+		q.packed = packed
+		return
+	}
+}
+
+// drop gives the memory of the packed packets back.
+func (q *queue) drop() {
+	for class := range arenas {
+		if cap(q.packed) == arenaSize(class) {
+			b := q.packed[:0]
+			arenas[class].Put(&b)
+		}
+	}
+	q.packed = nil
+}
+
 // reset empties the queue and keeps its memory for more, unless it is much.
 func (q *queue) reset() {
 	if cap(q.packed) > keptPacked {
+		q.drop()
 		*q = queue{}
 		return
 	}

@@ -77,47 +77,45 @@ func (s *Session) handleAnswer(id int32, isError bool, kind Kind) {
 	}
 	v := s.detached(kind)
 	if isError {
-		c.fail(parseRemoteError(v))
+		c <- answer{err: parseRemoteError(v)}
 		return
 	}
-	c.answer <- answer{value: v}
+	c <- answer{value: v}
 }
 
 // handleStream handles a packet with the stream flag.
 func (s *Session) handleStream(h packetstream.Header, v Value) {
+	if len(v.Bytes) >= smallBody {
+		v = s.detached(v.Kind)
+	}
 	s.mu.Lock()
 	st := s.theirs[h.ID]
 	if h.ID < 0 {
 		st = s.mine[-h.ID]
 	}
-	fresh := h.ID > 0 && st == nil && s.used.use(h.ID)
+	opens := false
 	switch {
 	case st != nil && h.End:
 		st.peerEnded(v)
-		s.mu.Unlock()
 	case st != nil:
-		s.mu.Unlock()
 		s.handleItem(st, v)
-	case fresh && h.End:
+	case h.ID < 0 || !s.used.use(h.ID):
+		// a late packet of a stream that is over, or of one that never was
+	case h.End:
 		// The end of a stream that never was is answered once, so that the peer can forget it too.
 		s.out.putControl(packetstream.Header{Stream: true, End: true, Type: KindJSON, ID: -h.ID}, endOK)
 		s.flushSoon()
-		s.mu.Unlock()
-	case fresh:
-		s.mu.Unlock()
-		s.handleStreamRequest(h.ID, v.Kind)
 	default:
-		s.mu.Unlock() // late packets of a stream that is over, or of one that never was
+		opens = true
+	}
+	s.mu.Unlock()
+	if opens {
+		s.handleStreamRequest(h.ID, v.Kind)
 	}
 }
 
-// handleItem queues one item for the reader of a stream, as soon as there is room.
+// handleItem queues one item for the reader of a stream, as soon as there is room. Called with mu held.
 func (s *Session) handleItem(st *stream, v Value) {
-	if len(v.Bytes) >= smallBody {
-		v = s.detached(v.Kind)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if !s.awaitRoom(st) {
 		return
 	}

@@ -10,11 +10,10 @@ import (
 
 // request is the body of a packet that opens a call, docs/PROTOCOL.md §4.1.
 type request struct {
-	path  []string
-	named bool     // the name was sent as a string instead of as an array
-	size  int      // bytes of the body, which the arguments are part of
-	typ   CallType // what the body says, which async calls do not have to
-	args  Args
+	name []byte   // JSON: an array, a string, or nothing that names a method
+	typ  CallType // what the body says, which async calls do not have to
+	args Args
+	size int // bytes of the body, which name and args are part of
 }
 
 // appendRequest appends the body of a request with a dotted name. Types that are not streams are left out, as
@@ -58,29 +57,24 @@ func invalidRequest(v Value) error {
 
 // parseRequest decodes the body of a packet that opens a call. The request keeps parts of v. Arguments may be missing in
 // stream requests only.
-func parseRequest(v Value, stream bool) (*request, error) {
+func parseRequest(v Value, stream bool) (request, error) {
 	switch {
 	case !v.Kind.Valid():
-		return nil, errBadKind
+		return request{}, errBadKind
 	case v.Kind != KindJSON:
-		return nil, invalidRequest(v)
+		return request{}, invalidRequest(v)
 	}
-	r, ok := parsePlainRequest(v.Bytes)
-	if !ok || r.args.raw == nil && !stream {
-		var err error
-		if r, err = parseAnyRequest(v, stream); err != nil {
-			return nil, err
-		}
+	if r, ok := parsePlainRequest(v.Bytes); ok && (r.args.raw != nil || stream) {
+		return r, nil
 	}
-	r.size = len(v.Bytes)
-	return r, nil
+	return parseAnyRequest(v, stream)
 }
 
 // parseAnyRequest decodes a request of any shape.
-func parseAnyRequest(v Value, stream bool) (*request, error) {
+func parseAnyRequest(v Value, stream bool) (request, error) {
 	body := bytes.TrimSpace(v.Bytes)
 	if !json.Valid(body) || body[0] != '{' {
-		return nil, invalidRequest(v)
+		return request{}, invalidRequest(v)
 	}
 	var name, args, typ json.RawMessage
 	for key, value := range members(body) {
@@ -95,15 +89,13 @@ func parseAnyRequest(v Value, stream bool) (*request, error) {
 	}
 	switch {
 	case len(name) > longestName:
-		return nil, invalidRequest(v)
+		return request{}, invalidRequest(v)
 	case args == nil && !stream:
-		return nil, invalidRequest(v)
+		return request{}, invalidRequest(v)
 	case args != nil && args[0] != '[':
-		return nil, invalidRequest(v)
+		return request{}, invalidRequest(v)
 	}
-	r := &request{args: Args{raw: args}, typ: CallType(jsToString(typ))}
-	r.path, r.named = parseName(name)
-	return r, nil
+	return request{name: name, args: Args{raw: args}, typ: CallType(jsToString(typ)), size: len(v.Bytes)}, nil
 }
 
 // longestName is the longest name of a method that is looked at, in bytes of JSON.
@@ -126,7 +118,7 @@ func members(object []byte) iter.Seq2[string, json.RawMessage] {
 
 // parseName returns the path of a method. A name may be an array or a string; a string is one element, dots included.
 // Any other value becomes what JavaScript would print, which is never the name of a method.
-func parseName(raw json.RawMessage) (path []string, named bool) {
+func parseName(raw json.RawMessage) (path []string, isString bool) {
 	if len(raw) == 0 {
 		return nil, false
 	}
@@ -161,60 +153,34 @@ const (
 	typeStart = `,"type":"`
 )
 
-// parsePlainRequest decodes a request that is written without spaces, escapes or unusual fields, in the usual order. It
-// reports false when the request is anything else.
-func parsePlainRequest(b []byte) (*request, bool) {
+// parsePlainRequest decodes a request that is written without spaces or unusual fields, in the usual order. It reports
+// false when the request is anything else.
+func parsePlainRequest(b []byte) (request, bool) {
+	r := request{size: len(b)}
 	rest, ok := bytes.CutPrefix(b, []byte(nameStart))
-	if !ok || len(rest) == 0 {
-		return nil, false
+	n := skipArray(rest)
+	if n == 0 {
+		n = skipString(rest)
 	}
-	r := new(request)
-	if r.path, r.named, rest, ok = cutPlainName(rest); !ok {
-		return nil, false
+	if !ok || n == 0 || n > longestName {
+		return r, false
 	}
+	r.name, rest = rest[:n:n], rest[n:]
 	if after, found := bytes.CutPrefix(rest, []byte(argsStart)); found {
 		n := skipArray(after)
 		if n == 0 {
-			return nil, false
+			return r, false
 		}
 		r.args, rest = Args{raw: after[:n:n]}, after[n:]
 	}
 	if after, found := bytes.CutPrefix(rest, []byte(typeStart)); found {
 		text, after, ok := cutPlainString(after)
 		if !ok {
-			return nil, false
+			return r, false
 		}
 		r.typ, rest = callType(text), after
 	}
 	return r, len(rest) == 1 && rest[0] == '}'
-}
-
-// cutPlainName takes a name from the front of b.
-func cutPlainName(b []byte) (path []string, named bool, rest []byte, ok bool) {
-	if b[0] == '"' {
-		text, rest, ok := cutPlainString(b[1:])
-		return []string{string(text)}, true, rest, ok
-	}
-	if b[0] != '[' {
-		return nil, false, nil, false
-	}
-	path = make([]string, 0, 4)
-	for b = b[1:]; ; b = b[1:] {
-		if len(b) == 0 || b[0] != '"' {
-			return nil, false, nil, false
-		}
-		text, after, ok := cutPlainString(b[1:])
-		if !ok || len(after) == 0 {
-			return nil, false, nil, false
-		}
-		path, b = append(path, string(text)), after
-		if b[0] == ']' {
-			return path, false, b[1:], true
-		}
-		if b[0] != ',' {
-			return nil, false, nil, false
-		}
-	}
 }
 
 // cutPlainString takes the inside of a string and its closing quote from the front of b. It refuses escapes and
@@ -277,6 +243,9 @@ func skipArray(b []byte) int {
 
 // skipString returns the length of the JSON string at the start of b, or 0 if it does not end.
 func skipString(b []byte) int {
+	if len(b) == 0 || b[0] != '"' {
+		return 0
+	}
 	for i := 1; i < len(b); i++ {
 		switch b[i] {
 		case '"':

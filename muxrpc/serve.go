@@ -13,54 +13,87 @@ import (
 	"github.com/secretstack/secretstack/packetstream"
 )
 
+// inbound is a call of the peer.
+type inbound struct {
+	CallInfo
+	s    *Session
+	id   int32 // of the request
+	size int   // of the request in bytes
+	m    *method
+	st   *stream            // nil for async and sync calls
+	ctx  context.Context    // of the handler
+	end  context.CancelFunc // of ctx; nil for async and sync calls
+}
+
+// run serves the call.
+func (in *inbound) run() {
+	if in.st != nil {
+		in.serveStream()
+	} else {
+		in.serveCall()
+	}
+}
+
 // handleRequest starts an async or sync call of the peer. It belongs to the read loop.
 func (s *Session) handleRequest(id int32, kind Kind) {
-	s.mu.Lock()
-	s.used.use(id)
-	s.mu.Unlock()
-	r, m, err := s.route(kind, false)
+	in, err := s.route(id, kind, false)
 	if err == nil {
-		err = s.admitCall(r.size)
+		err = s.admitCall(in)
 	}
 	if err != nil {
 		s.answerError(id, err)
-		return
 	}
-	go s.serveCall(id, r.size, m, &CallInfo{Path: m.path, Type: m.typ, Args: r.args})
 }
 
 // route parses the request in the current packet and finds its method. It belongs to the read loop.
-func (s *Session) route(kind Kind, isStream bool) (*request, *method, error) {
+func (s *Session) route(id int32, kind Kind, isStream bool) (*inbound, error) {
 	r, err := parseRequest(s.detached(kind), isStream)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	t := r.typ
-	switch {
-	case !isStream:
-		t = TypeAsync
-	case !t.streams():
-		return nil, nil, Errorf("unsupported stream type: %s", cmp.Or(t, "undefined"))
+	t := TypeAsync
+	if isStream {
+		if t = r.typ; !t.streams() {
+			return nil, Errorf("unsupported stream type: %s", cmp.Or(t, "undefined"))
+		}
 	}
-	if err := s.perms.Load().check(r.path); err != nil {
-		return nil, nil, err
+	m := s.mux.named(r.name)
+	if m == nil {
+		return nil, s.refusal(&r, t)
 	}
-	if r.named && r.path[0] == "emit" && !isStream {
-		return nil, nil, Errorf("emit has been removed")
+	if err := s.perms.Load().check(m.path, m.keys); err != nil {
+		return nil, err
 	}
-	m := s.mux.lookup(r.path)
-	if m == nil || m.typ != t && !(t == TypeAsync && m.typ == TypeSync) {
-		return nil, nil, Errorf("no %s:%s", t, strings.Join(r.path, ","))
+	if m.typ != t && !(t == TypeAsync && m.typ == TypeSync) {
+		return nil, noMethod(t, m.path)
 	}
-	return r, m, nil
+	return &inbound{CallInfo: CallInfo{Path: m.path, Type: m.typ, Args: r.args}, s: s, id: id, size: r.size, m: m, ctx: s.ctx}, nil
 }
 
-// admitCall takes a place among the calls being served, for one whose request has size bytes. When all are taken it
-// waits, and nothing is read meanwhile, but for no longer than SlowReaderGrace until half of the places are free again.
-func (s *Session) admitCall(size int) error {
+// refusal returns the answer to a request for a method that does not exist. Permissions come first, so that a peer
+// without them learns nothing.
+func (s *Session) refusal(r *request, t CallType) error {
+	path, isString := parseName(r.name)
+	if err := s.perms.Load().check(path, pathKeys(path)); err != nil {
+		return err
+	}
+	if isString && path[0] == "emit" && t == TypeAsync {
+		return Errorf("emit has been removed")
+	}
+	return noMethod(t, path)
+}
+
+func noMethod(t CallType, path []string) error {
+	return Errorf("no %s:%s", t, strings.Join(path, ","))
+}
+
+// admitCall starts a call when there is a place among those being served. When all are taken it waits, and nothing is
+// read meanwhile, but for no longer than SlowReaderGrace until half of the places are free again.
+func (s *Session) admitCall(in *inbound) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for (s.handlers >= s.limits.MaxHandlers || !s.fitsArguments(size)) && !s.closing && !s.ended {
+	s.used.use(in.id)
+	for (s.handlers >= s.limits.MaxHandlers || !s.fitsArguments(in.size)) && !s.closing && !s.ended {
 		left := s.limits.SlowReaderGrace - s.callsStalled
 		if left <= 0 {
 			return ErrTooManyCalls
@@ -71,7 +104,8 @@ func (s *Session) admitCall(size int) error {
 		return ErrClosing
 	}
 	s.handlers++
-	s.arguments += size
+	s.arguments += in.size
+	s.start(in)
 	return nil
 }
 
@@ -81,39 +115,41 @@ func (s *Session) fitsArguments(size int) bool {
 }
 
 // serveCall runs the handler of an async or sync call and answers, even if the handler exits its goroutine.
-func (s *Session) serveCall(id int32, size int, m *method, info *CallInfo) {
-	defer s.callServed(size)
+func (in *inbound) serveCall() {
+	defer in.s.flushNow()
+	defer in.callServed()
 	var result any
 	err := errPanicked
-	defer func() { s.reply(id, info, result, err) }()
-	result, err = s.run(s.ctx, m.handler, info)
+	defer func() { in.answer(result, err) }()
+	result, err = in.call(in.m.handler)
 }
 
-// reply answers an async or sync call of the peer.
-func (s *Session) reply(id int32, info *CallInfo, result any, err error) {
+// answer answers an async or sync call of the peer.
+func (in *inbound) answer(result any, err error) {
 	if err != nil {
-		s.answerError(id, err)
+		in.s.answerError(in.id, err)
 		return
 	}
 	scratch := newScratch()
 	defer scratch.free()
 	kind, body, err := scratch.encode(result)
-	if err == nil && len(body) > s.limits.MaxPacket {
+	if err == nil && len(body) > in.s.limits.MaxPacket {
 		err = ErrTooLarge
 	}
 	if err != nil {
-		s.logFailure(info, err)
-		s.answerError(id, err)
+		in.logFailure(err)
+		in.s.answerError(in.id, err)
 		return
 	}
-	s.answer(packetstream.Header{Type: kind, ID: -id}, body)
+	in.s.putAnswer(packetstream.Header{Type: kind, ID: -in.id}, body)
 }
 
-func (s *Session) callServed(size int) {
+func (in *inbound) callServed() {
+	s := in.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.handlers--
-	s.arguments -= size
+	s.arguments -= in.size
 	if s.handlers < (s.limits.MaxHandlers+1)/2 {
 		s.callsStalled = 0
 	}
@@ -121,8 +157,8 @@ func (s *Session) callServed(size int) {
 	s.idle.broadcast()
 }
 
-// answer queues the answer to a call of the peer, when there is room for it.
-func (s *Session) answer(h packetstream.Header, body []byte) {
+// putAnswer queues the answer to a call of the peer when there is room for it.
+func (s *Session) putAnswer(h packetstream.Header, body []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.out.size() >= pendingLimit && !s.ended {
@@ -131,7 +167,6 @@ func (s *Session) answer(h packetstream.Header, body []byte) {
 		}
 	}
 	s.out.put(h, body)
-	s.flushSoon()
 }
 
 // answerError queues an error as the answer to an async call, whether there is room or not: see throttle.
@@ -146,16 +181,40 @@ func (s *Session) answerError(id int32, err error) {
 
 // handleStreamRequest starts a stream that the peer opened. It belongs to the read loop.
 func (s *Session) handleStreamRequest(id int32, kind Kind) {
-	r, m, err := s.route(kind, true)
+	in, err := s.route(id, kind, true)
 	if err == nil {
-		var st *stream
-		if st, err = s.admitStream(id, r); err == nil {
-			ctx, cancel := context.WithCancelCause(s.ctx)
-			st.cancel = cancel
-			go s.serveStream(ctx, st, m, r)
-			return
-		}
+		err = s.admitStream(in)
 	}
+	if err != nil {
+		s.refuseStream(id, err)
+	}
+}
+
+// admitStream starts a stream unless too many are open.
+func (s *Session) admitStream(in *inbound) error {
+	ctx, cancel := context.WithCancelCause(s.ctx)
+	in.ctx, in.end = ctx, func() { cancel(context.Canceled) }
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closing || s.ended:
+		return ErrClosing
+	case s.serving >= s.limits.MaxStreams || !s.fitsArguments(in.size):
+		return ErrTooManyStreams
+	}
+	s.serving++
+	s.arguments += in.size
+	in.st = s.newStream(-in.id, in.Type)
+	in.st.cancel = cancel
+	if in.st.reads() {
+		in.Stream = &Stream[Value, any]{in.st}
+	}
+	s.start(in)
+	return nil
+}
+
+// refuseStream ends a stream of the peer that was not opened.
+func (s *Session) refuseStream(id int32, err error) {
 	message, _ := wireMessage(err)
 	body := appendWireError(nil, message)
 	s.mu.Lock()
@@ -164,46 +223,28 @@ func (s *Session) handleStreamRequest(id int32, kind Kind) {
 	s.flushSoon()
 }
 
-// admitStream adds a stream that the peer opened.
-func (s *Session) admitStream(id int32, r *request) (*stream, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.closing || s.ended:
-		return nil, ErrClosing
-	case s.serving >= s.limits.MaxStreams || !s.fitsArguments(r.size):
-		return nil, ErrTooManyStreams
-	}
-	s.serving++
-	s.arguments += r.size
-	return s.newStream(-id, r.typ), nil
-}
-
 // serveStream runs the handler of a stream and ends it, even if the handler exits its goroutine.
-func (s *Session) serveStream(ctx context.Context, st *stream, m *method, r *request) {
+func (in *inbound) serveStream() {
 	err := errPanicked
-	defer func() { s.streamServed(st, r.size, err) }()
-	info := &CallInfo{Path: m.path, Type: m.typ, Args: r.args}
-	if st.reads() {
-		info.Stream = &Stream[Value, any]{st}
-	}
-	result, err := s.run(ctx, m.handler, info)
-	if err == nil && st.typ == TypeSource {
-		_, err = s.run(ctx, st.pump(result), info)
+	defer func() { in.streamServed(err) }()
+	result, err := in.call(in.m.handler)
+	if err == nil && in.Type == TypeSource {
+		_, err = in.call(in.st.pump(result))
 	}
 }
 
 // streamServed ends a stream whose handler is done, unless it has ended already.
-func (s *Session) streamServed(st *stream, size int, err error) {
-	st.cancel(context.Canceled)
+func (in *inbound) streamServed(err error) {
+	in.end()
+	s := in.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err == io.EOF {
 		err = nil // the handler passed on that the peer's items have ended
 	}
-	st.abort(err)
+	in.st.abort(err)
 	s.serving--
-	s.arguments -= size
+	s.arguments -= in.size
 	s.room.broadcast()
 	s.idle.broadcast()
 }
@@ -235,27 +276,27 @@ func (st *stream) pump(result any) Handler {
 // errPanicked stands for a handler that did not return.
 var errPanicked = errors.New("muxrpc: handler panicked")
 
-// run calls a handler. A panic becomes an error, and what the peer must not see is logged.
-func (s *Session) run(ctx context.Context, h Handler, info *CallInfo) (result any, err error) {
+// call calls a handler. A panic becomes an error, and what the peer must not see is logged.
+func (in *inbound) call(h Handler) (result any, err error) {
 	returned := false
 	defer func() {
 		if returned {
 			return
 		}
 		err = errPanicked
-		s.log.Error("muxrpc: handler panicked", "method", info.Name(), "panic", recover(), "stack", string(debug.Stack()))
+		in.s.log.Error("muxrpc: handler panicked", "method", in.Name(), "panic", recover(), "stack", string(debug.Stack()))
 	}()
-	result, err = h(ctx, info)
+	result, err = h(in.ctx, &in.CallInfo)
 	returned = true
-	if err != nil && ctx.Err() == nil {
-		s.logFailure(info, err)
+	if err != nil && in.ctx.Err() == nil {
+		in.logFailure(err)
 	}
 	return result, err
 }
 
 // logFailure logs an error that the peer is told nothing of.
-func (s *Session) logFailure(info *CallInfo, err error) {
+func (in *inbound) logFailure(err error) {
 	if _, complete := wireMessage(err); !complete {
-		s.log.Warn("muxrpc: call failed", "method", info.Name(), "type", info.Type, "error", err)
+		in.s.log.Warn("muxrpc: call failed", "method", in.Name(), "type", in.Type, "error", err)
 	}
 }

@@ -52,7 +52,7 @@ type Session struct {
 // state is everything about a session that changes. Guarded by Session.mu.
 type state struct {
 	lastID int32
-	calls  map[int32]*call   // ours, by the id of the request
+	calls  map[int32]call    // ours, by the id of the request
 	mine   map[int32]*stream // streams we opened, by the id of the request
 	theirs map[int32]*stream // streams the peer opened, by the id of the request
 	used   idWindow          // ids of the peer's requests
@@ -70,6 +70,7 @@ type state struct {
 	buffered int // cost of what arrived for streams and was not read
 	credit   credit
 	out      outbox
+	crew     crew
 	room     signal // something was read, a handler returned, a stream or the session ended
 	idle     signal // a call or a stream finished, or the session ended
 }
@@ -222,7 +223,7 @@ func (s *Session) end(reason error) {
 	err := &endError{reason}
 	for id, c := range s.calls {
 		delete(s.calls, id)
-		c.fail(err)
+		c <- answer{err: err}
 	}
 	for _, st := range s.mine {
 		st.sessionEnded(err)
@@ -236,6 +237,7 @@ func (s *Session) end(reason error) {
 		s.credit.timer.Stop()
 	}
 	s.credit.dirty = nil
+	s.crew.close()
 	s.out.close()
 	s.flushSoon()
 	s.room.broadcast()

@@ -152,7 +152,9 @@ func (st *stream) fetch(ctx context.Context) error {
 			st.collected()
 			return st.recvErr
 		}
-		st.batch, st.arrived = queue{}, queue{} // a quiet stream holds no memory
+		st.batch.drop() // a quiet stream holds no memory
+		st.arrived.drop()
+		st.batch, st.arrived = queue{}, queue{}
 		if err := s.waitUnlocked(ctx, st.changed.wait(), nil); err != nil {
 			return st.interrupted(err)
 		}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
+
 	"sync"
 	"time"
 
@@ -11,7 +13,7 @@ import (
 )
 
 const (
-	writeChunk  = 64 << 10 // most that is written at once, so that slow progress counts as progress
+	writeChunk  = 64 << 10 // what is written at once, so that slow progress counts as progress
 	outboxSlab  = 32 << 10 // what an outbox with something in it borrows at first
 	maxKeptSlab = 512 << 10
 )
@@ -97,12 +99,30 @@ func (o *outbox) fail() {
 func (s *Session) flushSoon() {
 	if !s.out.flushing && s.out.pending != nil {
 		s.out.flushing = true
-		go s.flush()
+		s.start((*flushing)(s))
 	}
+}
+
+// flushing is the task of writing what is pending.
+type flushing Session
+
+func (f *flushing) run() { (*Session)(f).flush() }
+
+// flushNow writes what is pending, unless somebody does already.
+func (s *Session) flushNow() {
+	s.mu.Lock()
+	if s.out.flushing || s.out.pending == nil {
+		s.mu.Unlock()
+		return
+	}
+	s.out.flushing = true
+	s.mu.Unlock()
+	s.flush()
 }
 
 // flush writes until nothing is pending. Its caller has set out.flushing.
 func (s *Session) flush() {
+	runtime.Gosched() // whoever is about to send something more does it now, and shares the write
 	for {
 		s.mu.Lock()
 		s.putGrants()
@@ -133,7 +153,10 @@ func (s *Session) flush() {
 // write writes b whole. Only the goroutine that flushes calls it.
 func (s *Session) write(b []byte) error {
 	for len(b) > 0 {
-		chunk := b[:min(len(b), writeChunk)]
+		chunk := b
+		if len(b) > writeChunk+writeChunk/2 { // no small rest
+			chunk = b[:writeChunk]
+		}
 		s.armWrite()
 		n, err := s.conn.Write(chunk)
 		s.meter.wrote(n)
