@@ -13,13 +13,9 @@ const noStack = "NODE_OPTIONS=--stack-trace-limit=0"
 // what is said depends on who is faster.
 var racing = []string{"sink that fails", "denied sink", "unknown sink"}
 
-func steady[T any](cases []T, name func(T) string) []T {
-	return slices.DeleteFunc(slices.Clone(cases), func(c T) bool { return slices.Contains(racing, name(c)) })
-}
-
 var (
-	steadyGoCases = steady(slices.Concat(goCases, unknownCases), func(c goCase) string { return c.name })
-	steadyJSCases = steady(slices.Concat(jsCallCases, missingCases), func(c jsCallCase) string { return c.name })
+	steadyGoCases = without(slices.Concat(goCases, unknownCases), racing...)
+	steadyJSCases = without(slices.Concat(jsCallCases, missingCases), racing...)
 )
 
 // exchanges are recorded and replayed.

@@ -21,6 +21,8 @@ type goCase struct {
 	end   string // "well" when empty
 }
 
+func (c goCase) title() string { return c.name }
+
 func async(name string, args ...any) func(context.Context, muxrpc.Caller) ([]string, string) {
 	return func(ctx context.Context, c muxrpc.Caller) ([]string, string) {
 		v, err := muxrpc.Call[muxrpc.Value](ctx, c, name, args...)

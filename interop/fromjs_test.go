@@ -76,6 +76,23 @@ var missingCases = []jsCallCase{
 	{name: "missing duplex", call: jsCall{Path: "test.ghostDuplex", Type: "duplex", End: "wait"}, end: "no duplex:test,ghostDuplex"},
 }
 
+// everyType are the names of one case of each type, in both tables.
+var everyType = []string{"sync", "async buffer", "async error", "nested name", "source", "sink", "duplex", "denied sync"}
+
+func (c jsCallCase) title() string { return c.name }
+
+// some are the cases of those names.
+func some[T interface{ title() string }](cases []T, names []string) []T {
+	return slices.DeleteFunc(slices.Clone(cases), func(c T) bool { return !slices.Contains(names, c.title()) })
+}
+
+// without are the cases whose names start with none of the prefixes.
+func without[T interface{ title() string }](cases []T, prefixes ...string) []T {
+	return slices.DeleteFunc(slices.Clone(cases), func(c T) bool {
+		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(c.title(), p) })
+	})
+}
+
 // callFromJS runs the cases on one session of a script.
 func callFromJS(t *testing.T, n *node, session int, cases []jsCallCase) {
 	t.Helper()
