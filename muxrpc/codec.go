@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 	"unicode/utf8"
 
@@ -299,7 +298,10 @@ func (v Value) keep(owned bool) []byte {
 
 // text returns the bytes as a string, with what is not UTF-8 replaced, as JavaScript does.
 func (v Value) text() string {
-	return strings.ToValidUTF8(string(v.Bytes), "\uFFFD")
+	if !utf8.Valid(v.Bytes) {
+		return string([]rune(string(v.Bytes)))
+	}
+	return string(v.Bytes)
 }
 
 // decodeJSON decodes JSON into what dst points to; []byte takes JavaScript's form of a buffer.

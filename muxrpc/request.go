@@ -139,7 +139,7 @@ func jsToString(raw json.RawMessage) string {
 	}
 	switch {
 	case len(raw) == 0:
-		return "undefined"
+		return ""
 	case raw[0] == '{':
 		return "[object Object]"
 	}

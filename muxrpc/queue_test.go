@@ -1,0 +1,62 @@
+package muxrpc
+
+import (
+	"bytes"
+	"testing"
+)
+
+func TestQueueKeepsPacketsInOrder(t *testing.T) {
+	var q queue
+	var want []Value
+	for i := range 3000 {
+		body := bytes.Repeat([]byte{byte(i)}, 1+i*7%9000)
+		kind := Kind(i % 3)
+		want = append(want, Value{kind, body})
+		if len(body) < smallBody {
+			scratch := bytes.Clone(body)
+			q.push(kind, scratch)
+			clear(scratch) // small bodies are copied
+		} else {
+			q.push(kind, body)
+		}
+	}
+	for i, w := range want {
+		v, owned := q.pop()
+		if v.Kind != w.Kind || !bytes.Equal(v.Bytes, w.Bytes) || owned != (len(w.Bytes) >= smallBody) {
+			t.Fatalf("packet %d: kind %v, %d bytes, owned %v", i, v.Kind, len(v.Bytes), owned)
+		}
+	}
+	if !q.empty() {
+		t.Error("queue is not empty")
+	}
+}
+
+func TestQueueOfTinyPacketsTakesAboutWhatTheyCost(t *testing.T) {
+	var q queue
+	cost := 0
+	for cost < 1<<20 {
+		q.push(KindBuffer, []byte{1})
+		cost += packetCost(1)
+	}
+	if n := cap(q.packed) + 24*cap(q.apart); n > 2*cost {
+		t.Errorf("%d bytes held for packets that cost %d", n, cost)
+	}
+	q.reset()
+	if cap(q.packed) > keptPacked {
+		t.Errorf("%d bytes kept", cap(q.packed))
+	}
+}
+
+func TestDroppedMemoryIsUsedAgain(t *testing.T) {
+	body := make([]byte, 1000)
+	allocs := testing.AllocsPerRun(100, func() {
+		var q queue
+		for range 200 {
+			q.push(KindBuffer, body)
+		}
+		q.drop()
+	})
+	if allocs > 6 { // the first KiB grows by itself, and a pool keeps headers
+		t.Errorf("%v allocations", allocs)
+	}
+}
