@@ -60,7 +60,8 @@ func TestRequestsOfAnyShapeAreRead(t *testing.T) {
 		{`{"name":{"a":1},"args":[]}`, false, `[[object Object]]  []`},
 		{`{"name":["a",null,1,["b"]],"args":[]}`, false, `[a  1 ["b"]]  []`},
 		{`{"name":["a"],"args":[],"type":5}`, true, `[a] 5 []`},
-		{`{"name":["a"],"args":[]}`, true, `[a] undefined []`},
+		{`{"name":["a"],"args":[]}`, true, `[a]  []`},
+		{`{"args":[],"name":["a"]}`, true, `[a]  []`},
 		{`{"Name":["b"],"name":["a"],"args":[]}`, false, `[a]  []`}, // names of members are exact
 	} {
 		r, err := parseRequest(Value{KindJSON, []byte(c.body)}, c.stream)
@@ -69,8 +70,7 @@ func TestRequestsOfAnyShapeAreRead(t *testing.T) {
 			continue
 		}
 		path, _ := parseName(r.name)
-		got := fmt.Sprintf("%v %s %s", path, r.typ, r.args)
-		if got != c.want && !(r.typ == "" && strings.Replace(got, "  ", " undefined ", 1) == c.want) && strings.Replace(got, " undefined ", "  ", 1) != c.want {
+		if got := fmt.Sprintf("%v %s %s", path, r.typ, r.args); got != c.want {
 			t.Errorf("%s:\ngot  %q\nwant %q", c.body, got, c.want)
 		}
 		if r.size != len(c.body) {
@@ -164,19 +164,14 @@ func TestWrongArgumentsAreExplainedWithoutNamesOfGoTypes(t *testing.T) {
 		Limit int `json:"limit"`
 	}
 	for args, want := range map[string]string{
-		`["x"]`:              `argument 0 is invalid: unexpected string`,
-		`[{"limit":"x"}]`:    `argument 0 is invalid: unexpected string in limit`,
-		`[{"limit":1]`:       `argument 0 is invalid: invalid character ']' after object key:value pair`,
-		`[{"limit":1e99}]`:   `argument 0 is invalid: unexpected number 1e99 in limit`,
-		`[[[[[[[[[[[]]]]]]]`: `argument 0 is invalid: unexpected array`,
+		`["x"]`:            `argument 0 is invalid: unexpected string`,
+		`[{"limit":"x"}]`:  `argument 0 is invalid: unexpected string in limit`,
+		`[{"limit":1e99}]`: `argument 0 is invalid: unexpected number 1e99 in limit`,
+		`[{"limit":!}]`:    `argument 0 is invalid: invalid character '!' looking for beginning of value`,
 	} {
 		var dst options
-		err := Args{raw: []byte(args)}.Decode(&dst)
-		if err == nil || err.Error() != want && args != `[[[[[[[[[[[]]]]]]]` && args != `[{"limit":1]` {
+		if err := (Args{raw: []byte(args)}).Decode(&dst); err == nil || err.Error() != want {
 			t.Errorf("%s: %v", args, err)
-		}
-		if err != nil && strings.Contains(err.Error(), "muxrpc.") {
-			t.Errorf("%s: %v names a type of ours", args, err)
 		}
 	}
 }
