@@ -83,7 +83,7 @@ func secretForms(secret []byte) []string {
 	return []string{
 		string(secret), hex.EncodeToString(secret), strings.ToUpper(hex.EncodeToString(secret)),
 		base64.StdEncoding.EncodeToString(secret)[:40], EncodeBase58(secret), EncodeBase32(secret),
-		strings.Trim(fmt.Sprint(secret), "[]"), strings.Trim(fmt.Sprintf("%#v", secret), "[]byte{}"),
+		strings.Trim(fmt.Sprintf("%d", secret), "[]"), strings.Trim(fmt.Sprintf("%#v", secret), "[]byte{}"),
 	}
 }
 

@@ -11,12 +11,7 @@ import (
 
 // A hub's view of a registration: what was signed is checked, admitted once, and only then read.
 func ExampleSigned_Verify() {
-	id, err := keys.Generate()
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	courier, err := secrez.FromIdentity(id)
+	courier, err := newAccount()
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -47,7 +42,16 @@ func ExampleSigned_Verify() {
 
 // Two accounts write to each other; the sender can read his copy.
 func ExampleAccount_Seal() {
-	alice, bob := newAccount(), newAccount()
+	alice, err := newAccount()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	bob, err := newAccount()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	sealed, err := alice.Seal(bob.Public(), []byte("hello"))
 	if err != nil {
 		fmt.Println(err)
@@ -62,16 +66,12 @@ func ExampleAccount_Seal() {
 	// hello <nil>
 }
 
-func newAccount() *secrez.Account {
+func newAccount() (*secrez.Account, error) {
 	id, err := keys.Generate()
 	if err != nil {
-		panic(err)
+		return nil, err
 	}
-	a, err := secrez.FromIdentity(id)
-	if err != nil {
-		panic(err)
-	}
-	return a
+	return secrez.FromIdentity(id)
 }
 
 func ExampleIDFromHost() {

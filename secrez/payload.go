@@ -77,7 +77,7 @@ func marshalObject(body any) ([]byte, error) {
 	enc := json.NewEncoder(&out)
 	enc.SetEscapeHTML(false) // as JavaScript writes it: a signed text travels in queries, and escapes are long
 	if err := enc.Encode(body); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrPayload, err)
+		return nil, fmt.Errorf("%w: %w", ErrPayload, err)
 	}
 	object := bytes.TrimSpace(out.Bytes())
 	members, err := objectMembers(object)

@@ -1,15 +1,14 @@
 package secrez
 
 import (
-	"crypto/ecdh"
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
 	"io"
 	"log/slog"
 
+	"golang.org/x/crypto/nacl/box"
 	"golang.org/x/crypto/nacl/secretbox"
-	"golang.org/x/crypto/salsa20/salsa"
 )
 
 const (
@@ -29,21 +28,13 @@ type SharedKey struct {
 	key func() *[32]byte // fmt looks into pointers in unexported fields, but not into functions
 }
 
-// Shared agrees on a key with peer. Its error is [ErrPublicKey].
+// Shared agrees on a key with peer. Its error is [ErrPublicKey], for the zero key; every other one gives a secret.
 func (a *Account) Shared(peer PublicKey) (*SharedKey, error) {
 	if peer.IsZero() {
 		return nil, fmt.Errorf("%w: no key", ErrPublicKey)
 	}
-	public, err := ecdh.X25519().NewPublicKey(peer.box[:])
-	if err != nil {
-		return nil, fmt.Errorf("%w: bad box half", ErrPublicKey)
-	}
-	secret, err := a.box().ECDH(public)
-	if err != nil {
-		return nil, fmt.Errorf("%w: bad point in the box half", ErrPublicKey)
-	}
 	var key [32]byte
-	salsa.HSalsa20(&key, new([16]byte), (*[32]byte)(secret), &salsa.Sigma)
+	box.Precompute(&key, &peer.box, (*[32]byte)(a.BoxSecret()))
 	return &SharedKey{key: func() *[32]byte { return &key }}, nil
 }
 

@@ -2,6 +2,7 @@ package secrez
 
 import (
 	"bytes"
+	"crypto/ecdh"
 	"encoding/base64"
 	"errors"
 	"slices"
@@ -37,16 +38,31 @@ func TestSealedMessagesOpenOnBothSidesAndNowhereElse(t *testing.T) {
 	}
 }
 
-func TestSharedKeyIsThatOfNaClBox(t *testing.T) {
+func TestSharedKeyComesFromTheX25519Secret(t *testing.T) {
 	alice, bob := derived(t, 1), account(t, "bob")
 	k, err := alice.Shared(bob.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
-	var want [32]byte
-	box.Precompute(&want, (*[32]byte)(bob.Public().Box()), (*[32]byte)(alice.BoxSecret()))
-	if *k.key() != want {
-		t.Error("another key")
+	public, err := ecdh.X25519().NewPublicKey(bob.Public().Box())
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := alice.box().ECDH(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var nonce [nonceSize]byte
+	sealed, err := k.seal(&nonce, []byte("text"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, ok := box.Open(nil, sealed[nonceSize:], &nonce, (*[32]byte)(alice.Public().Box()), (*[32]byte)(bob.BoxSecret()))
+	if !ok || string(text) != "text" {
+		t.Errorf("NaCl's box does not open it: %q", text)
+	}
+	if *k.key() == [32]byte(secret) || *k.key() == [32]byte{} {
+		t.Error("the key is the bare secret, or none")
 	}
 }
 
