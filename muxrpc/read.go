@@ -124,9 +124,12 @@ func (s *Session) handleItem(st *stream, v Value) {
 		return
 	}
 	st.arrived.push(v.Kind, v.Bytes)
-	st.held += packetCost(len(v.Bytes))
-	s.buffered += packetCost(len(v.Bytes))
-	st.postpone()
+	cost := packetCost(len(v.Bytes))
+	st.held += cost
+	s.buffered += cost
+	if st.timer != nil {
+		st.awaitEnd() // once more: the peer has more to send
+	}
 	st.changed.broadcast()
 }
 

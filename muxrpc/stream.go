@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/secretstack/secretstack/packetstream"
@@ -45,8 +46,9 @@ type stream struct {
 	timer   *time.Timer // guarded by s.mu: ends the wait for an end that may never come
 
 	// Owned by the reader.
-	batch queue // taken from arrived
-	taken int   // cost of what was popped and not released
+	batch  queue         // taken from arrived
+	taken  int           // cost of what was popped and not released
+	popped atomic.Uint32 // items so far; read by the timer too
 }
 
 // remote reports whether the peer opened the stream.
@@ -128,6 +130,7 @@ func (st *stream) next(ctx context.Context) (v Value, owned bool, err error) {
 	}
 	v, owned = st.batch.pop()
 	st.taken += packetCost(len(v.Bytes))
+	st.popped.Add(1)
 	if st.taken >= releaseStep {
 		st.s.mu.Lock()
 		st.release()
@@ -160,7 +163,6 @@ func (st *stream) fetch(ctx context.Context) error {
 		}
 	}
 	st.arrived, st.batch = st.batch, st.arrived
-	st.postpone()
 	return nil
 }
 
@@ -252,7 +254,7 @@ func (st *stream) peerEnded(v Value) {
 	switch {
 	case orderly && st.typ == TypeDuplex && !st.deaf:
 		// The reader may have items left, and may answer them; our end follows when it has come to theirs.
-		st.after(st.s.limits.SlowReaderGrace, st.uncollected)
+		st.awaitReader()
 	case orderly && st.typ == TypeSink && st.remote():
 		// The items are complete. Our end is the handler's result.
 	default:
@@ -283,17 +285,24 @@ func (st *stream) collected() {
 	st.s.forget(st)
 }
 
-// uncollected ends our side of a duplex that the peer ended, because the reader does not come. It may still come for
-// what it has not read. Called with s.mu held.
-func (st *stream) uncollected() {
-	st.sendEnd(KindJSON, nil, io.EOF)
-	if st.held == 0 {
-		st.stopHandler(io.EOF)
-	}
-	st.s.forget(st)
+// awaitReader ends our side of a duplex that the peer ended, when the reader has taken nothing for SlowReaderGrace, or
+// up to twice that. It may still come for what it has not read. Called with s.mu held.
+func (st *stream) awaitReader() {
+	popped := st.popped.Load()
+	st.after(st.s.limits.SlowReaderGrace, func() {
+		if st.popped.Load() != popped {
+			st.awaitReader()
+			return
+		}
+		st.sendEnd(KindJSON, nil, io.EOF)
+		if st.held == 0 {
+			st.stopHandler(io.EOF)
+		}
+		st.s.forget(st)
+	})
 }
 
-// after runs f, with s.mu held, when nothing has postponed it for d. Called with s.mu held.
+// after runs f, with s.mu held, in d. There is one f at a time. Called with s.mu held.
 func (st *stream) after(d time.Duration, f func()) {
 	st.stopTimer()
 	var timer *time.Timer
@@ -315,18 +324,6 @@ func (st *stream) stopTimer() {
 	}
 }
 
-// postpone starts the time of after anew: the stream is in use. Called with s.mu held.
-func (st *stream) postpone() {
-	if st.timer == nil {
-		return
-	}
-	if st.recvErr == nil {
-		st.timer.Reset(st.s.limits.CloseTimeout)
-	} else {
-		st.timer.Reset(st.s.limits.SlowReaderGrace)
-	}
-}
-
 // stopHandler cancels the context of the handler that serves the stream.
 func (st *stream) stopHandler(cause error) {
 	if st.cancel != nil {
@@ -345,17 +342,17 @@ func (st *stream) closeSend() {
 	case st.recvErr != nil:
 		st.s.forget(st)
 	case st.typ == TypeDuplex:
-		st.after(st.s.limits.CloseTimeout, func() { st.giveUp(io.EOF) })
+		st.awaitEnd()
 	}
 }
 
-// giveUp stops waiting for the peer's end. Called with s.mu held.
-func (st *stream) giveUp(err error) {
-	if st.recvErr == nil {
-		st.recvErr = err
-	}
-	st.s.forget(st)
-	st.changed.broadcast()
+// awaitEnd takes the peer's end for granted when nothing has come for CloseTimeout. Called with s.mu held.
+func (st *stream) awaitEnd() {
+	st.after(st.s.limits.CloseTimeout, func() {
+		st.recvErr = io.EOF
+		st.s.forget(st)
+		st.changed.broadcast()
+	})
 }
 
 // abort ends the stream at once in both directions. A nil err is an orderly end for the peer. Called with s.mu held.
