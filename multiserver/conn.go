@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,11 +28,14 @@ type Conn struct {
 	transform    string // the peer's transform part
 	closeTimeout time.Duration
 
-	writing   sync.Mutex // one Write, or the goodbye, at a time
-	saidBye   bool       // guarded by writing
-	closing   atomic.Bool
-	closeOnce sync.Once
-	closeErr  error // set inside closeOnce
+	// writing is a lock: who has put something in may write. Other than a
+	// sync.Mutex it lets the clock of synctest go on.
+	writing     chan struct{}
+	saidBye     bool        // guarded by writing
+	closing     atomic.Bool // Close or Abort was called
+	closeCalled atomic.Bool
+	closed      chan struct{} // closed when Close is done
+	closeErr    error         // set before closed is closed
 }
 
 // ConnConfig describes a connection to [NewConn].
@@ -61,6 +63,8 @@ func NewConn(cfg ConnConfig) *Conn {
 		raw: cfg.Raw, r: cfg.Reader, w: cfg.Writer,
 		remote: cfg.Remote, auth: cfg.Auth, transform: cfg.Transform,
 		closeTimeout: cfg.CloseTimeout,
+		writing:      make(chan struct{}, 1),
+		closed:       make(chan struct{}),
 	}
 	if c.r == nil {
 		c.r = cfg.Raw
@@ -115,8 +119,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // Write sends p. It is not done until all of p has been handed to the system.
 func (c *Conn) Write(p []byte) (int, error) {
-	c.writing.Lock()
-	defer c.writing.Unlock()
+	c.writing <- struct{}{}
+	defer func() { <-c.writing }()
 	if c.saidBye || c.closing.Load() {
 		return 0, net.ErrClosed
 	}
@@ -130,8 +134,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 // CloseWrite says goodbye: the peer reads io.EOF after what was written so far.
 // Reading goes on. Writing after it fails with net.ErrClosed.
 func (c *Conn) CloseWrite() error {
-	c.writing.Lock()
-	defer c.writing.Unlock()
+	c.writing <- struct{}{}
+	defer func() { <-c.writing }()
 	if c.closing.Load() {
 		return net.ErrClosed
 	}
@@ -153,20 +157,23 @@ func (c *Conn) goodbye() error {
 // returns the same error, which is nil unless the connection underneath could
 // not be closed: that a peer has vanished is no error of Close.
 func (c *Conn) Close() error {
-	c.closeOnce.Do(func() {
-		c.closing.Store(true)
-		// A Write that hangs holds the lock: closing the socket frees it, and
-		// the goodbye that hangs too.
-		hard := time.AfterFunc(c.closeTimeout, func() { abort(c.raw) })
-		_ = c.raw.SetWriteDeadline(time.Now().Add(c.closeTimeout))
-		c.writing.Lock()
-		_ = c.goodbye()
-		c.writing.Unlock()
-		hard.Stop()
-		if err := c.raw.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			c.closeErr = fmt.Errorf("multiserver: closing: %w", err)
-		}
-	})
+	if c.closeCalled.Swap(true) {
+		<-c.closed
+		return c.closeErr
+	}
+	c.closing.Store(true)
+	// A Write that hangs keeps us from writing: closing the socket ends it, and
+	// the goodbye that hangs too.
+	hard := time.AfterFunc(c.closeTimeout, func() { abort(c.raw) })
+	_ = c.raw.SetWriteDeadline(time.Now().Add(c.closeTimeout))
+	c.writing <- struct{}{}
+	_ = c.goodbye()
+	<-c.writing
+	hard.Stop()
+	if err := c.raw.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		c.closeErr = fmt.Errorf("multiserver: closing: %w", err)
+	}
+	close(c.closed)
 	return c.closeErr
 }
 

@@ -229,10 +229,12 @@ func originPart(origin string) (multiserver.Part, bool) {
 		return multiserver.NewPart(name, "null"), true
 	}
 	u, err := url.Parse(origin)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") {
 		return multiserver.Part{}, false
 	}
-	return multiserver.NewPart(strings.Replace(u.Scheme, "http", "ws", 1), "//"+u.Host), true
+	part := multiserver.NewPart(strings.Replace(u.Scheme, "http", "ws", 1), "//"+u.Host)
+	_, _, err = multiserver.ParseURL(part, multiserver.Strict) // a client can write anything there
+	return part, err == nil
 }
 
 // Accept waits for the next connection.
