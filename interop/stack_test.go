@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -209,12 +210,15 @@ func (p jsPeer) address(t testing.TB) string {
 	return a
 }
 
+// ports counts the ports given out, so that tests at the same time get different ones.
+var ports atomic.Int64
+
 // freePort is a port that nobody listens on, outside the range that systems
 // take for outgoing connections.
 func freePort(t testing.TB) int {
 	t.Helper()
-	for range 100 {
-		port := 20000 + int(time.Now().UnixNano()/1000)%10000
+	for range 1000 {
+		port := 20000 + (os.Getpid()*64+int(ports.Add(1)))%10000
 		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			l.Close()
 			return port
