@@ -192,14 +192,16 @@ func TestAClockThatStepsBackReopensNothing(t *testing.T) {
 	a := derived(t, 1)
 	c := newClock(startMS)
 	replays := NewReplayCache(ReplayOptions{Now: c.now})
-	old := signedAt(t, a, startMS, 0)
+	old, later := signedAt(t, a, startMS, 0), signedAt(t, a, startMS+900, 0) // in one slot
 	wantErr(t, "first", replays.Admit(old), nil)
+	wantErr(t, "the later one, first", replays.Admit(later), nil)
 
 	c.advance(time.Hour)
 	wantErr(t, "ahead of time", replays.Admit(signedAt(t, a, c.ms.Load(), 1)), nil)
 	c.advance(-time.Hour + time.Second)
 
 	wantErr(t, "the used one", replays.Admit(old), ErrExpired)
+	wantErr(t, "the later one", replays.Admit(later), ErrExpired)
 	wantErr(t, "a new one", replays.Admit(signedAt(t, a, c.ms.Load(), 2)), nil)
 	c.advance(-30 * time.Second)
 	wantErr(t, "the used one, further back", replays.Admit(old), ErrExpired)
