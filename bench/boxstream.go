@@ -55,10 +55,7 @@ func measureInMemory(flow func(ctx context.Context, a, b net.Conn, count func(in
 
 func measureBytes(ctx context.Context, d time.Duration, a, b net.Conn, flow func(ctx context.Context, a, b net.Conn, count func(int)) error) (float64, error) {
 	rate, err := flowRate(ctx, d, func(ctx context.Context, moved *atomic.Int64) error {
-		abandon := func() {
-			a.Close()
-			b.Close()
-		}
+		abandon := func() { drop(a, b) }
 		defer abandon()
 		defer context.AfterFunc(ctx, abandon)()
 		return flow(ctx, a, b, func(n int) { moved.Add(int64(n)) })

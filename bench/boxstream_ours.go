@@ -22,11 +22,7 @@ func measureBoxStreamOverTCP(ctx context.Context, d time.Duration) (float64, err
 // boxFlow sends chunks through a box stream from a to b and tells count of the bytes that arrived.
 func boxFlow(_ context.Context, a, b net.Conn, count func(int)) error {
 	writer, reader := newBoxStream(a, b)
-	abandon := func() {
-		a.Close()
-		b.Close()
-	}
-	return together(abandon,
+	return together(func() { drop(a, b) },
 		func() error { return writeChunks(writer) },
 		func() error { return readAll(reader, count) },
 	)

@@ -30,7 +30,7 @@ func startTLSEcho(inFlight int) func(context.Context) (meter, error) {
 		go func() {
 			defer close(done)
 			_ = echoFrames(server)
-			server.Close()
+			drop(server)
 		}()
 		closeBoth := func() error {
 			err := client.Close()
@@ -149,7 +149,7 @@ func (c *echoClient) measure(ctx context.Context, d time.Duration) (float64, err
 			return err
 		}
 	}
-	err := together(func() { c.conn.Close() }, callers...)
+	err := together(func() { drop(c.conn) }, callers...)
 	sum := 0.0
 	for _, rate := range rates {
 		sum += rate

@@ -65,7 +65,7 @@ func newGRPCPair(ctx context.Context) (*grpcPair, error) {
 	}
 	server := grpc.NewServer()
 	server.RegisterService(grpcService(), nil)
-	go server.Serve(listener)
+	go func() { _ = server.Serve(listener) }()
 	client, err := grpc.NewClient("passthrough:///"+listener.Addr().String(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

@@ -65,8 +65,7 @@ func handshakes(client, server func(context.Context, net.Conn) error) meter {
 	return measureFunc(func(ctx context.Context, d time.Duration) (float64, error) {
 		return perSecond(ctx, d, 2*runtime.GOMAXPROCS(0), func(ctx context.Context) error {
 			a, b := memoryPair(handshakePipe)
-			abandon := func() { a.Close() }
-			return together(abandon,
+			return together(func() { drop(a) },
 				func() error { return client(ctx, a) },
 				func() error { return server(ctx, b) },
 			)

@@ -65,7 +65,7 @@ func (n *nodeJS) start(s script) func(context.Context) (meter, error) {
 		for range s.processes {
 			process, err := n.launch(ctx, s)
 			if err != nil {
-				m.Close()
+				drop(m)
 				return nil, err
 			}
 			m = append(m, process)
@@ -145,8 +145,7 @@ func (n *nodeJS) launch(ctx context.Context, s script) (*jsProcess, error) {
 		err = ready.checkCrypto()
 	}
 	if err != nil {
-		p.close()
-		return nil, err
+		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
 }
@@ -203,8 +202,8 @@ func (p *jsProcess) next(ctx context.Context, d time.Duration) (jsAnswer, error)
 
 // close ends the process: the script does so by itself when its input ends, and is killed if it does not.
 func (p *jsProcess) close() error {
-	p.in.Close()
-	kill := time.AfterFunc(2*time.Second, func() { p.cmd.Process.Kill() })
+	drop(p.in)
+	kill := time.AfterFunc(2*time.Second, func() { _ = p.cmd.Process.Kill() })
 	defer kill.Stop()
 	for range p.answers {
 	}

@@ -45,8 +45,7 @@ func libp2pPair(ctx context.Context, a, b net.Conn) (client, server network.Muxe
 	if err != nil {
 		return nil, nil, err
 	}
-	abandon := func() { a.Close() }
-	err = together(abandon,
+	err = together(func() { drop(a) },
 		func() error {
 			conn, err := from.transport.SecureOutbound(ctx, a, to.id)
 			if err != nil {
@@ -73,10 +72,7 @@ func libp2pFlow(ctx context.Context, a, b net.Conn, count func(int)) error {
 	if err != nil {
 		return err
 	}
-	abandon := func() {
-		client.Close()
-		server.Close()
-	}
+	abandon := func() { drop(client, server) }
 	defer abandon()
 	defer context.AfterFunc(ctx, abandon)()
 	return together(abandon,

@@ -60,7 +60,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	}
 	opts := options{asJSON: *asJSON, profile: *profile, js: *js}
 	opts.plan = plan{Round: time.Duration(*seconds * float64(time.Second)), Rounds: *rounds, Peer: *peer}
-	opts.plan.Say = func(format string, args ...any) { fmt.Fprintf(stderr, format+"\n", args...) }
+	opts.plan.Say = func(format string, args ...any) { _, _ = fmt.Fprintf(stderr, format+"\n", args...) }
 	if *quiet {
 		opts.plan.Say = func(string, ...any) {}
 	}
@@ -69,7 +69,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	}
 	if opts.plan.Round <= 0 || opts.plan.Rounds <= 0 {
 		err := errors.New("-seconds and -rounds must be more than 0")
-		fmt.Fprintln(stderr, err)
+		_, _ = fmt.Fprintln(stderr, err)
 		return options{}, err
 	}
 	return opts, nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,7 +50,8 @@ func flowRate(ctx context.Context, d time.Duration, run func(ctx context.Context
 	defer cancel()
 	var moved atomic.Int64
 	done := make(chan error, 1)
-	go func() { done <- run(ctx, &moved) }()
+	var running sync.WaitGroup
+	running.Go(func() { done <- run(ctx, &moved) })
 
 	if err := pause(ctx, d/10, done); err != nil {
 		return 0, err
@@ -60,7 +62,7 @@ func flowRate(ctx context.Context, d time.Duration, run func(ctx context.Context
 	}
 	rate := float64(moved.Load()-before) / time.Since(start).Seconds()
 	cancel()
-	<-done
+	running.Wait()
 	return rate, nil
 }
 
@@ -78,6 +80,13 @@ func pause(ctx context.Context, d time.Duration, done <-chan error) error {
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// drop closes what nobody needs any more; how that goes is of no interest.
+func drop(closers ...io.Closer) {
+	for _, c := range closers {
+		_ = c.Close()
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 func writeTable(w io.Writer, results []result) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	notes := &footnotes{}
-	fmt.Fprintln(tw, "row\t\tunit\tours\tpeer\tfigure\tratio\ttarget\tmet")
+	_, _ = fmt.Fprintln(tw, "row\t\tunit\tours\tpeer\tfigure\tratio\ttarget\tmet")
 	for _, r := range results {
 		writeRow(tw, r, notes)
 	}
@@ -26,7 +26,7 @@ func writeRow(w io.Writer, r result, notes *footnotes) {
 	ours, peers := split(r.Peers)
 	head := []string{r.Key, r.Title, r.Unit, ours.cell(notes)}
 	line := func(cells ...string) {
-		fmt.Fprintln(w, strings.Join(append(head, cells...), "\t"))
+		_, _ = fmt.Fprintln(w, strings.Join(append(head, cells...), "\t"))
 		head = []string{"", "", "", ""}
 	}
 	for _, p := range peers {

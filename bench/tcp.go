@@ -13,7 +13,7 @@ func loopbackPair(ctx context.Context) (client, server net.Conn, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	defer listener.Close()
+	defer drop(listener)
 	accepted := make(chan net.Conn, 1)
 	go func() {
 		conn, _ := listener.Accept()
@@ -24,7 +24,7 @@ func loopbackPair(ctx context.Context) (client, server net.Conn, err error) {
 		return nil, nil, err
 	}
 	if server = <-accepted; server == nil {
-		client.Close()
+		drop(client)
 		return nil, nil, fmt.Errorf("nobody accepted on %s", listener.Addr())
 	}
 	return client, server, nil
