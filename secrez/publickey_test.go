@@ -2,6 +2,7 @@ package secrez
 
 import (
 	"crypto/ecdh"
+	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -201,6 +202,24 @@ func TestPublicKeyZeroValueIsNoKey(t *testing.T) {
 	}
 	if _, err := DerivePublicKey(zero.Identity()); !errors.Is(err, ErrPublicKey) {
 		t.Errorf("derive: %v", err)
+	}
+}
+
+// The bytes of the zero value are a point of order 4: every fourth message verifies under it with a fixed signature.
+func TestNobodySignsForNoKey(t *testing.T) {
+	forged := append([]byte{1}, make([]byte, 63)...)
+	verified := 0
+	for i := range 64 {
+		message := fmt.Append(nil, i)
+		if ed25519.Verify(make([]byte, 32), message, forged) {
+			verified++
+		}
+		if err := (PublicKey{}).Verify(message, base64.StdEncoding.EncodeToString(forged)); !errors.Is(err, ErrSignature) {
+			t.Errorf("message %d: %v", i, err)
+		}
+	}
+	if verified == 0 {
+		t.Error("the forgery is none, so this test tests nothing")
 	}
 }
 
