@@ -56,7 +56,8 @@
 //
 // The box half of a key from Secrez cannot be checked against its sign half, because nothing binds them. A key may
 // therefore name somebody else's box half; whoever signs with it gains nothing by that, as he cannot open what is sealed
-// for it.
+// for it. But he can sign with many box halves: whoever counts people or gives each one thing does so by
+// [PublicKey.Identity], not by the text of the whole key.
 //
 // # Errors
 //

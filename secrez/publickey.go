@@ -27,7 +27,7 @@ const (
 
 // PublicKey is the public key of an account: a box half (X25519), for which messages are sealed, and a sign half
 // (Ed25519), which names the account. Values other than the zero value, which is no key, hold two canonical and usable
-// points. A PublicKey is compared with [PublicKey.Equal]; its text is a good map key, having one spelling.
+// points. A PublicKey is compared with [PublicKey.Equal] and has one text; what belongs to one person is kept by [PublicKey.Identity].
 type PublicKey struct {
 	_    [0]func() // no ==
 	box  [halfSize]byte
