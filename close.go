@@ -15,8 +15,12 @@ import (
 // DefaultCloseTimeout is how long [App.Close] lets open calls finish unless the configuration says otherwise.
 const DefaultCloseTimeout = 5 * time.Second
 
-// stragglers is how long Close waits, in the end, for goroutines of plugins that do not heed their context.
-const stragglers = time.Second
+// stragglers is how long Close waits, once the grace is over, for what has been told to end: connections that say
+// goodbye, which have a bound of their own below this one, and work of plugins.
+const stragglers = 3 * time.Second
+
+// callbacks is the same for the functions of plugins that Close calls.
+const callbacks = time.Second
 
 // Close ends the app: it stops listening and dialling, tells the plugins, says goodbye to the peers, and waits until
 // everything the app has started is gone. Calls that are open may finish until ctx ends or, when it has no deadline,
@@ -61,12 +65,14 @@ func (a *App) shutdown(deadline time.Time) {
 	}
 	a.stopWork()
 	for _, p := range a.Peers() {
-		go p.Close(grace) // settle waits for it
+		go a.closePeer(p, grace, deadline.Add(stragglers)) // settle waits for its end
 	}
 	stuck = append(stuck, a.settle(grace)...)
 	for _, end := range self {
 		end.Abort(ErrClosed)
-		<-end.Done()
+		if !finishes(grace, func() { _ = end.Close(a.life) }) { // waits for its handlers
+			stuck = append(stuck, "calls of the app to itself")
+		}
 	}
 	a.endLife()
 	a.removeDir()
@@ -75,6 +81,14 @@ func (a *App) shutdown(deadline time.Time) {
 	}
 	a.hurryUp()
 	close(a.done)
+}
+
+// closePeer lets open calls finish while the grace lasts. After that it ends them, but still says goodbye.
+func (a *App) closePeer(p *Peer, grace context.Context, deadline time.Time) {
+	ctx, cancel := context.WithDeadline(a.life, deadline)
+	defer cancel()
+	defer context.AfterFunc(grace, func() { p.Abort(ErrClosed) })()
+	_ = p.Close(ctx) // why it ended is in the log of the session
 }
 
 // beginClosing keeps new connections and new work out.
@@ -103,24 +117,24 @@ func (a *App) stopListening() {
 	}
 }
 
-// finishes runs f, and reports whether it returned before the grace was over and a little longer.
+// finishes runs f, and reports whether it returned before the grace was over, or soon after.
 func finishes(grace context.Context, f func()) bool {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		f()
 	}()
-	return waitFor(grace, done)
+	return waitFor(grace, callbacks, done)
 }
 
-// waitFor reports whether done was closed before the grace was over and a little longer.
-func waitFor(grace context.Context, done <-chan struct{}) bool {
+// waitFor reports whether done was closed before the grace was over, or soon after.
+func waitFor(grace context.Context, soon time.Duration, done <-chan struct{}) bool {
 	select {
 	case <-done:
 		return true
 	case <-grace.Done():
 	}
-	late := time.NewTimer(stragglers)
+	late := time.NewTimer(soon)
 	defer late.Stop()
 	select {
 	case <-done:
@@ -139,7 +153,7 @@ func (a *App) settle(grace context.Context) []string {
 		if open == 0 && len(jobs) == 0 {
 			return nil
 		}
-		if waitFor(grace, changed) {
+		if waitFor(grace, stragglers, changed) {
 			continue
 		}
 		var left []string
@@ -147,7 +161,7 @@ func (a *App) settle(grace context.Context) []string {
 			left = append(left, fmt.Sprintf("background work of plugin %q", by))
 		}
 		if open > 0 {
-			left = append(left, fmt.Sprintf("%d connections", open))
+			left = append(left, fmt.Sprintf("handlers of %d connections", open))
 		}
 		return left
 	}

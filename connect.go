@@ -109,6 +109,7 @@ func (a *App) ended(p *Peer, g *gate) {
 		f(p)
 	}
 	a.log.Debug("disconnected", "peer", p.key.Short(), "reason", p.Err())
+	_ = p.Close(a.life) // waits for its handlers, whose contexts have ended
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.open--
