@@ -34,11 +34,17 @@ var portals = []struct {
 	{"ssb-room", openJSRoom},
 }
 
-func openRoom(t *testing.T) portal {
-	p := startGo(t, "portal", goOptions{
+func startRoom(t testing.TB, change shsTransform) goPeer {
+	t.Helper()
+	return startGo(t, "portal", goOptions{
 		incoming: netIn(t),
 		plugins:  []secretstack.Plugin{room.Plugin(room.Config{Name: "the room"})},
+		shs:      change,
 	})
+}
+
+func openRoom(t *testing.T) portal {
+	p := startRoom(t, nil)
 	return portal{p.ID(), p.Address(multiserver.Device)}
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/multiserver/unix"
 	"github.com/secretstack/secretstack/multiserver/ws"
@@ -40,6 +41,7 @@ type goOptions struct {
 	inactivity time.Duration
 	auth       func(next secretstack.AuthFunc) secretstack.AuthFunc
 	plugins    []secretstack.Plugin
+	shs        shsTransform // instead of the genuine secret handshake
 }
 
 // outgoing lets both sides dial over everything.
@@ -52,6 +54,9 @@ var outgoing = map[string]any{
 // startGo starts an app with the fixed identity of name, until the test ends.
 func startGo(t testing.TB, name string, o goOptions) goPeer {
 	t.Helper()
+	if o.appKey == "" {
+		o.appKey = network
+	}
 	p := goPeer{seen: newNotes(), joined: make(chan *secretstack.Peer, 64)}
 	info := secretstack.Info{
 		Name: "test", Permissions: map[string]muxrpc.Permissions{"anonymous": anonymousPermissions("")},
@@ -64,14 +69,11 @@ func startGo(t testing.TB, name string, o goOptions) goPeer {
 		}
 		return nil
 	})
-	stack := secretstack.New(secretstack.Options{})
-	err := stack.Use(secretstack.TransportPlugin(ws.New(ws.Options{})), secretstack.TransportPlugin(unix.New(unix.Options{})),
+	stack := secretstack.New(secretstack.Options{Bare: true})
+	err := stack.Use(secretstack.NetPlugin(), shsPlugin(identity(t, name), appKey(t, o.appKey), o.shs), secretstack.TransportPlugin(ws.New(ws.Options{})), secretstack.TransportPlugin(unix.New(unix.Options{})),
 		secretstack.NoAuthPlugin(), plugin, secretstack.Plugins(o.plugins))
 	if err != nil {
 		t.Fatal(err)
-	}
-	if o.appKey == "" {
-		o.appKey = network
 	}
 	p.App, err = stack.Start(t.Context(), secretstack.Config{
 		Identity: identity(t, name), AppKey: appKey(t, o.appKey), Dir: t.TempDir(),
@@ -87,6 +89,17 @@ func startGo(t testing.TB, name string, o goOptions) goPeer {
 		_ = p.Close(ctx)
 	})
 	return p
+}
+
+// shsPlugin is the genuine plugin, unless the transform is to be changed.
+func shsPlugin(id *keys.Identity, app keys.AppKey, change shsTransform) secretstack.Plugin {
+	if change == nil {
+		return secretstack.SHSPlugin()
+	}
+	return secretstack.NewPlugin(secretstack.Info{Name: "multiserver-shs"}, func(_ context.Context, s *secretstack.Setup) error {
+		genuine := multiserver.SHS(multiserver.SHSConfig{Identity: id, AppKey: app, Authorize: s.Authorize})
+		return s.Transform(change(genuine, s))
+	})
 }
 
 // testLog shows our log with the tests that fail.
@@ -152,6 +165,7 @@ type jsOptions struct {
 	timers   map[string]any
 	auth     map[string]any // answers of auth, by id
 	room     bool           // with ssb-room-client
+	env      string         // more environment of the process
 }
 
 func startJS(t testing.TB, name string, o jsOptions) jsPeer {
@@ -172,7 +186,7 @@ func startJS(t testing.TB, name string, o jsOptions) jsPeer {
 	if o.room {
 		out["tunnel"] = []any{map[string]any{"transform": "shs"}}
 	}
-	p := jsPeer{node: startNode(t, "peer.js")}
+	p := jsPeer{node: startNode(t, "peer.js", o.env)}
 	var started struct {
 		ID string `json:"id"`
 	}

@@ -22,6 +22,8 @@ var record = flag.Bool("record", false, "record the transcripts of testdata agai
 
 // packet is one muxrpc packet of a transcript.
 type packet struct {
+	// Conn names the connection where a transcript has several: by its peer.
+	Conn string `json:"conn,omitempty"`
 	// From is "js" or "go".
 	From   string `json:"from"`
 	Header string `json:"header"`         // 9 bytes, hex
@@ -55,13 +57,18 @@ func (p packet) plain() packet {
 	return p
 }
 
-// key is the call that a packet belongs to, as both sides see it: packets of
-// one call keep their order, those of different calls need not.
-func (p packet) key() int32 {
+// thread is the call that a packet belongs to: packets of one call keep their
+// order, those of different calls need not.
+type thread struct {
+	conn string
+	id   int32 // 0: the goodbye
+}
+
+func (p packet) thread() thread {
 	if p.goodbye() {
-		return 0
+		return thread{conn: p.Conn}
 	}
-	return p.id()
+	return thread{p.Conn, p.id()}
 }
 
 func (p packet) String() string {
@@ -93,7 +100,9 @@ func readPacket(r io.Reader, from string) (packet, error) {
 // transcript is what the two sides of one connection said, in the order in
 // which it passed between them.
 type transcript struct {
-	Note    string   `json:"note"`
+	Note string `json:"note"`
+	// Cut is set when the connections went on after the last packet.
+	Cut     bool     `json:"cut,omitempty"`
 	Packets []packet `json:"packets"`
 }
 
@@ -173,81 +182,127 @@ func (r *relay) run(goSide, jsSide net.Conn) {
 	jsSide.Close()
 }
 
-// replay plays the JavaScript side of a transcript on conn, which leads to our
-// side. Each packet of JavaScript waits for the packets of ours that stood
-// before it; ours must be, call by call, those of the transcript.
-func (tr transcript) replay(conn net.Conn) error {
-	defer conn.Close()
-	want := map[int32][]packet{} // of ours, not yet seen, by call
-	left := 0
+// replay plays the JavaScript side of a transcript, on connections to our side
+// that open makes. Each packet of JavaScript waits for the packets of ours that
+// stood before it; ours must be, call by call, those of the transcript.
+func (tr transcript) replay(open func(conn string) (net.Conn, error)) error {
+	r := replayer{
+		open: open, conns: map[string]net.Conn{}, arrived: make(chan arrival), stopped: make(chan struct{}),
+		want: map[thread][]packet{}, seen: map[thread]int{},
+	}
+	defer r.stop()
 	for _, p := range tr.Packets {
 		if p.From == "go" {
-			want[p.key()] = append(want[p.key()], p)
-			left++
+			r.want[p.thread()] = append(r.want[p.thread()], p)
 		}
 	}
-	seen := map[int32]int{}
-	need := map[int32]int{}
-	next := func() error {
-		p, err := readPacket(conn, "go")
+	need := map[thread]int{}
+	for i, p := range tr.Packets {
+		conn, err := r.conn(p.Conn)
 		if err != nil {
-			return fmt.Errorf("after %d of our packets were right, %d left: %w", sum(seen), left, err)
+			return err
 		}
-		if p.extension() {
-			return nil
-		}
-		p = p.plain()
-		queue := want[p.key()]
-		if len(queue) == 0 {
-			return fmt.Errorf("unexpected packet: %v", p)
-		}
-		if queue[0] != p {
-			return fmt.Errorf("packet differs:\n got %v\nwant %v", p, queue[0])
-		}
-		want[p.key()] = queue[1:]
-		seen[p.key()]++
-		left--
-		return nil
-	}
-	for _, p := range tr.Packets {
-		if p.From == "go" {
-			need[p.key()]++
-			for seen[p.key()] < need[p.key()] {
-				if err := next(); err != nil {
-					return err
-				}
+		if p.From == "js" {
+			if _, err := conn.Write(p.bytes()); err != nil {
+				return fmt.Errorf("packet %d: %w", i, err)
 			}
 			continue
 		}
-		if _, err := conn.Write(p.bytes()); err != nil {
-			return err
+		need[p.thread()]++
+		for r.seen[p.thread()] < need[p.thread()] {
+			if err := r.next(); err != nil {
+				return fmt.Errorf("waiting for packet %d (%v): %w", i, p, err)
+			}
 		}
 	}
-	return waitEOF(conn)
+	if tr.Cut {
+		return nil
+	}
+	return r.untilEnd()
 }
 
-// waitEOF reads what our side may still say (extensions) until it hangs up.
-func waitEOF(conn net.Conn) error {
+// replayer is the state of replay.
+type replayer struct {
+	open    func(conn string) (net.Conn, error)
+	conns   map[string]net.Conn
+	arrived chan arrival
+	stopped chan struct{}
+	want    map[thread][]packet // of ours, not yet seen
+	seen    map[thread]int
+}
+
+type arrival struct {
+	p   packet
+	err error
+}
+
+func (r *replayer) stop() {
+	close(r.stopped)
+	for _, c := range r.conns {
+		c.Close()
+	}
+}
+
+// conn opens a connection when it is first spoken of, and reads from it from then on.
+func (r *replayer) conn(name string) (net.Conn, error) {
+	if c := r.conns[name]; c != nil {
+		return c, nil
+	}
+	c, err := r.open(name)
+	if err != nil {
+		return nil, err
+	}
+	_ = c.SetDeadline(time.Now().Add(patience))
+	r.conns[name] = c
+	go func() {
+		for {
+			p, err := readPacket(c, "go")
+			p.Conn = name
+			select {
+			case r.arrived <- arrival{p, err}:
+			case <-r.stopped:
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return c, nil
+}
+
+// next takes one packet of ours and holds it against the transcript.
+func (r *replayer) next() error {
+	a := <-r.arrived
+	if a.err != nil {
+		return a.err
+	}
+	if a.p.extension() {
+		return nil
+	}
+	p := a.p.plain()
+	queue := r.want[p.thread()]
+	if len(queue) == 0 {
+		return fmt.Errorf("unexpected packet: %v", p)
+	}
+	if queue[0] != p {
+		return fmt.Errorf("packet differs:\n got %v\nwant %v", p, queue[0])
+	}
+	r.want[p.thread()] = queue[1:]
+	r.seen[p.thread()]++
+	return nil
+}
+
+// untilEnd waits until our side hangs up; it has nothing left to say.
+func (r *replayer) untilEnd() error {
 	for {
-		p, err := readPacket(conn, "go")
-		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+		switch err := r.next(); {
+		case errors.Is(err, io.EOF):
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return err
 		}
-		if !p.extension() {
-			return fmt.Errorf("unexpected packet after the last: %v", p)
-		}
 	}
-}
-
-func sum(m map[int32]int) int {
-	n := 0
-	for _, v := range m {
-		n += v
-	}
-	return n
 }
 
 // exchange is a scenario that runs against a live JavaScript peer and against
@@ -275,7 +330,7 @@ func (x exchange) live(t *testing.T) transcript {
 		goSide, relaySide := loopbackPair(t)
 		jsSide := dialLoopback(t, jsPort)
 		x.between(t, &r, goSide, relaySide, jsSide, nil)
-		return transcript{x.note, r.packets}
+		return transcript{Note: x.note, Packets: r.packets}
 	}
 	type started struct{ play func(*testing.T) }
 	ready := make(chan started, 1)
@@ -290,7 +345,7 @@ func (x exchange) live(t *testing.T) transcript {
 			s.play(t)
 		}
 	})
-	return transcript{x.note, r.packets}
+	return transcript{Note: x.note, Packets: r.packets}
 }
 
 func (x exchange) between(t *testing.T, r *relay, goSide, relaySide, jsSide net.Conn, play func(*testing.T)) {
@@ -307,9 +362,8 @@ func (x exchange) between(t *testing.T, r *relay, goSide, relaySide, jsSide net.
 func (x exchange) replayed(t *testing.T) {
 	tr := loadTranscript(t, x.name)
 	goSide, jsSide := loopbackPair(t)
-	_ = jsSide.SetDeadline(time.Now().Add(patience))
 	result := make(chan error, 1)
-	go func() { result <- tr.replay(jsSide) }()
+	go func() { result <- tr.replay(func(string) (net.Conn, error) { return jsSide, nil }) }()
 	x.run(t, goSide)
 	if err := <-result; err != nil {
 		t.Errorf("transcript %s: %v", x.name, err)
