@@ -46,17 +46,3 @@ func TestQueueOfTinyPacketsTakesAboutWhatTheyCost(t *testing.T) {
 		t.Errorf("%d bytes kept", cap(q.packed))
 	}
 }
-
-func TestDroppedMemoryIsUsedAgain(t *testing.T) {
-	body := make([]byte, 1000)
-	allocs := testing.AllocsPerRun(100, func() {
-		var q queue
-		for range 200 {
-			q.push(KindBuffer, body)
-		}
-		q.drop()
-	})
-	if allocs > 6 { // the first KiB grows by itself, and a pool keeps headers
-		t.Errorf("%v allocations", allocs)
-	}
-}
