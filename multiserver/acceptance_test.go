@@ -215,8 +215,12 @@ func TestErrorsHaveThePeersAddressOverEachTransport(t *testing.T) {
 
 func TestConnectionsOutliveTheContextTheyWereDialledWith(t *testing.T) {
 	overEach(t, func(t *testing.T, s suite) {
+		handedOver := make(chan struct{})
 		opts := s.options(shsFor(t, "alice"))
-		opts.OnConn = echo
+		opts.OnConn = func(c *multiserver.Conn) {
+			echo(c)
+			close(handedOver)
+		}
 		server := listening(t, opts)
 		ctx, cancel := context.WithCancel(t.Context())
 		c, err := must(t, s.clientOf(shsFor(t, "bob"))).Dial(ctx, loose(t, server.Address(multiserver.Device)))
@@ -224,6 +228,7 @@ func TestConnectionsOutliveTheContextTheyWereDialledWith(t *testing.T) {
 			t.Fatal(err)
 		}
 		cancel()
+		<-handedOver
 		_ = server.Close()
 		time.Sleep(20 * time.Millisecond) // for what a context's end would do
 		checkEcho(t, c)

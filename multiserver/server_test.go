@@ -297,6 +297,7 @@ func TestCloseLeavesConnectionsThatWereHandedOver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // until it has been handed over
 		_ = alice.Close()
 		checkEcho(t, c)
 		_ = c.Close()
