@@ -39,6 +39,8 @@ const (
 	controlLimit = 256 << 10
 	// lingerTimeout is how long an aborted session waits for its goodbye to leave and for the peer's to come.
 	lingerTimeout = time.Second
+	// hurryTimeout is how long the goodbye may take when there is no more time to wait.
+	hurryTimeout = 100 * time.Millisecond
 )
 
 // withDefaults returns l with every zero replaced by its default.

@@ -251,8 +251,9 @@ func (s *Session) hangUp(reason error) {
 	s.cancel(reason)
 	timeout := time.NewTimer(s.linger())
 	defer timeout.Stop()
+	written := s.written()
 	select {
-	case <-s.written():
+	case <-written:
 		select {
 		case <-s.readDone: // the peer has said goodbye, or has gone
 		case <-timeout.C:
@@ -260,6 +261,10 @@ func (s *Session) hangUp(reason error) {
 		}
 	case <-timeout.C:
 	case <-s.hurry:
+		select {
+		case <-written:
+		case <-time.After(hurryTimeout):
+		}
 	}
 	_ = s.conn.Close() // the session is over whatever it says
 	<-s.readDone
@@ -289,7 +294,7 @@ func (s *Session) written() <-chan struct{} {
 	return s.out.idle.wait()
 }
 
-// hangUpNow closes the connection without waiting for the goodbyes. The session must have ended.
+// hangUpNow closes the connection without waiting for the peer's goodbye. The session must have ended.
 func (s *Session) hangUpNow() { s.hurried.Do(func() { close(s.hurry) }) }
 
 // forget takes a stream off the tables. Called with mu held.
