@@ -49,6 +49,7 @@ func openRoom(t *testing.T) portal {
 }
 
 func openHub(t *testing.T, transport string) portal {
+	requireNode(t) // before the program is built for nothing
 	var hub struct {
 		ID        string   `json:"id"`
 		Addresses []string `json:"addresses"`
