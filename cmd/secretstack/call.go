@@ -138,9 +138,12 @@ func methodNames(manifest muxrpc.Manifest) []string {
 // explainDial says in a person's words why there is no connection, and what to do.
 func explainDial(err error) error {
 	var usage *usageError
+	var remote *muxrpc.RemoteError
 	switch {
 	case errors.As(err, &usage):
 		return err
+	case errors.As(err, &remote):
+		return fmt.Errorf("the hub answered: %s; is the peer running, and connected to this hub?", remoteText(remote))
 	case errors.Is(err, context.Canceled):
 		return errors.New("interrupted before there was a connection")
 	case errors.Is(err, shs.ErrAppKey):

@@ -365,9 +365,20 @@ func TestAPeerIsCalledThroughAHub(t *testing.T) {
 			return
 		}
 		// The peer may still be on its way to the hub.
-		if !strings.Contains(r.err, "could not connect to") || t.Context().Err() != nil {
+		if !strings.Contains(r.err, "is the peer running") || t.Context().Err() != nil {
 			t.Fatal(r.err)
 		}
+	}
+}
+
+func TestAPeerThatIsNotAtTheHubIsSaidToBeMissing(t *testing.T) {
+	hub := start(t, "hub", "--port", "0", "--address", "127.0.0.1")
+	_, portal, _ := strings.Cut(hub.Addresses[0], "~shs:")
+	target := newKey(t)
+	address := "tunnel:@" + portal + ".ed25519:@" + target + ".ed25519~shs:" + target
+	r := command(t, "", "call", "--hub", hub.Addresses[0], address, "manifest")
+	if r.code != exitFailed || !strings.Contains(r.err, "is the peer running, and connected to this hub?") {
+		t.Errorf("exit code %d, %q", r.code, r.err)
 	}
 }
 

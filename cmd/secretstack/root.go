@@ -77,11 +77,7 @@ func defaultRoot() string {
 
 func (g *globals) secretFile() string { return filepath.Join(g.root, "secret") }
 
-// identity loads the identity of the root folder, or makes one.
-func (g *globals) identity() (*keys.Identity, error) {
-	return g.identityIn(g.root)
-}
-
+// identityIn loads the identity of a folder, or makes one.
 func (g *globals) identityIn(dir string) (*keys.Identity, error) {
 	path := filepath.Join(dir, "secret")
 	id, err := keys.Load(path, keys.FileOptions{Passphrase: g.askPassphrase})
