@@ -24,7 +24,7 @@ func TestStrictParserTakesSoundAddresses(t *testing.T) {
 		"net:example.org:8008~shs:" + key + ":" + seed:  "",
 		"net:::1:8008~shs:" + key:                       "",
 		"net:[::1]:8008~shs:" + key:                     "net:::1:8008~shs:" + key,
-		"net:fe80::1%eth0:8008~shs:" + key:              "net:fe80::1:8008~shs:" + key,
+		"net:fe80::1%eth0:8008~shs:" + key:              "",
 		"net::8008~shs:" + key:                          "net:localhost:8008~shs:" + key,
 		"net:h:1~shs:" + key + " ; ws://h~shs:" + key:   "net:h:1~shs:" + key + ";ws://h/~shs:" + key,
 		"ws://h:80/a/b?c=d~shs:" + key:                  "ws://h/a/b?c=d~shs:" + key,

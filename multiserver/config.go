@@ -193,7 +193,7 @@ func (in Incoming) BindHost() (string, error) {
 // AdvertisedHosts returns the hosts by which peers in the scope reach the
 // entry, none when it is not for them. The public scope has External when that
 // is set. A host that means every interface ("::", "0.0.0.0") is of no use to
-// a peer, so that the scope's own is given instead.
+// a peer, so that the scope's own is given instead. Zones are left out.
 func (in Incoming) AdvertisedHosts(scope Scope) []string {
 	switch {
 	case !slices.Contains(in.scopes(), scope):
@@ -201,13 +201,13 @@ func (in Incoming) AdvertisedHosts(scope Scope) []string {
 	case scope == Public && len(in.External) > 0:
 		return in.External
 	case in.Host != "" && !unspecified(in.Host):
-		return []string{in.Host}
+		return []string{WithoutZone(in.Host)}
 	}
 	host, err := scopeHost(scope, in.Interfaces)
 	if err != nil || host == "" {
 		return nil
 	}
-	return []string{host}
+	return []string{WithoutZone(host)}
 }
 
 func unspecified(host string) bool {

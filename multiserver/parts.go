@@ -154,10 +154,7 @@ func ParseHostPort(name string, part Part, mode Mode) (host string, port uint16,
 	if host == "" {
 		host = "localhost"
 	}
-	// JavaScript keeps the brackets and then looks up a host of that name.
-	if len(host) > 2 && host[0] == '[' && host[len(host)-1] == ']' {
-		host = host[1 : len(host)-1]
-	}
+	host = withoutBrackets(host)
 	if mode == Strict {
 		if err := checkHost(host); err != nil {
 			return "", 0, Part{}, err
@@ -166,10 +163,29 @@ func ParseHostPort(name string, part Part, mode Mode) (host string, port uint16,
 	return host, port, HostPortPart(name, host, port), nil
 }
 
-// HostPortPart makes the part name:host:port. A zone such as "%eth0" means
-// something on one machine only and is left out.
+// withoutBrackets takes the brackets off an IPv6 address. JavaScript keeps them
+// and then looks up a host of that name.
+func withoutBrackets(host string) string {
+	inner, found := strings.CutPrefix(host, "[")
+	inner, closed := strings.CutSuffix(inner, "]")
+	if addr, err := netip.ParseAddr(inner); found && closed && err == nil && addr.Is6() {
+		return inner
+	}
+	return host
+}
+
+// WithoutZone takes the zone, such as "%eth0", off an IPv6 address: it means
+// something on one machine only, and is not for others to see.
+func WithoutZone(host string) string {
+	addr, err := netip.ParseAddr(host)
+	if err != nil || addr.Zone() == "" {
+		return host
+	}
+	return addr.WithZone("").String()
+}
+
+// HostPortPart makes the part name:host:port.
 func HostPortPart(name, host string, port uint16) Part {
-	host, _, _ = strings.Cut(host, "%")
 	return NewPart(name, host+":"+strconv.Itoa(int(port)))
 }
 
@@ -226,7 +242,7 @@ func checkHost(host string) error {
 
 func hostRune(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
-		r == '-' || r == '.' || r == '_' || r == '%'
+		r == '-' || r == '.' || r == '_'
 }
 
 type hostPortParser string

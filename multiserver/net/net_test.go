@@ -194,11 +194,36 @@ func TestCloseEndsAccept(t *testing.T) {
 	}
 }
 
-func TestZoneIsLeftOut(t *testing.T) {
-	if got := multiserver.HostPortPart("net", "fe80::1065:74a4:4016:6266:4849%wlan-0", 8889).String(); got != "net:fe80::1065:74a4:4016:6266:4849:8889" {
+// The row "scopeid": the zone is for this machine alone.
+func TestZoneIsDialledButNotAdvertised(t *testing.T) {
+	const zoned = "fe80::1065:74a4:4016:6266%wlan-0"
+	var asked string
+	transport := msnet.New(msnet.Options{
+		Listener: heldBack{},
+		DialContext: func(_ context.Context, _, address string) (net.Conn, error) {
+			asked = address
+			return nil, errors.New("not now")
+		},
+	})
+	part, err := transport.ParsePart(multiserver.NewPart("net", zoned+":8889"), multiserver.Strict)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := transport.Dial(t.Context(), part); err == nil || asked != "["+zoned+"]:8889" {
+		t.Errorf("dialled %s", asked)
+	}
+	l, err := transport.Listen(t.Context(), in{Host: zoned, Port: 8889})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := l.Addresses(multiserver.Device)[0].String(); got != "net:fe80::1065:74a4:4016:6266:8889" {
 		t.Error(got)
 	}
 }
+
+type heldBack struct{ net.Listener }
+
+func (heldBack) Addr() net.Addr { return &net.TCPAddr{} }
 
 func TestDialWithADialerOfTheApplication(t *testing.T) {
 	var asked string

@@ -266,7 +266,6 @@ func (l *listener) part(host string) multiserver.Part {
 	if l.entry.tls != nil {
 		scheme, usual = "wss", 443
 	}
-	host, _, _ = strings.Cut(host, "%")
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
 	}
