@@ -310,7 +310,7 @@ func checkName(name string) error {
 	if lower := strings.ToLower(name); lower != name && checkName(lower) == nil {
 		return fmt.Errorf("part name %q must be in lower case: write %q", shorten(name), lower)
 	}
-	return fmt.Errorf("%q does not begin with a part name, such as net: or shs:", shorten(name))
+	return fmt.Errorf("%q does not begin with a part name (net: or shs:, for instance)", shorten(name))
 }
 
 // unescape takes the escapes out of one field and checks its characters. A

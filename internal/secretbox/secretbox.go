@@ -16,7 +16,8 @@ import (
 
 	//lint:ignore SA1019 it is the building block that secretbox is made of
 	"golang.org/x/crypto/poly1305" //nolint:staticcheck // as above
-	"golang.org/x/crypto/salsa20/salsa"
+	//lint:ignore SA1019 likewise
+	"golang.org/x/crypto/salsa20/salsa" //nolint:staticcheck // likewise
 )
 
 const (
