@@ -11,7 +11,7 @@ import (
 // acceptLoop hands connections to handle, which must not wait for a peer, until
 // the listener or ctx ends. Other errors are temporary, such as too many open
 // files: it tries again after a while.
-func acceptLoop(ctx context.Context, ln interface{ Accept() (net.Conn, error) }, handle func(net.Conn), log *slog.Logger) {
+func acceptLoop(ctx context.Context, ln interface{ Accept() (net.Conn, error) }, handle func(net.Conn), logger *slog.Logger) {
 	var backoff time.Duration
 	for {
 		conn, err := ln.Accept()
@@ -24,7 +24,7 @@ func acceptLoop(ctx context.Context, ln interface{ Accept() (net.Conn, error) },
 			return
 		}
 		backoff = min(max(2*backoff, 5*time.Millisecond), time.Second)
-		log.Warn("accepting connections failed", "err", err, "retry", backoff)
+		logger.Warn("accepting connections failed", "err", err, "retry", backoff)
 		if !sleep(ctx, backoff) {
 			return
 		}

@@ -66,7 +66,7 @@ func shortDir(t *testing.T) string {
 	if runtime.GOOS == "windows" {
 		return ""
 	}
-	dir, err := os.MkdirTemp("", "ms")
+	dir, err := os.MkdirTemp("", "ms") //nolint:usetesting // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,9 +196,9 @@ func TestErrorsHaveThePeersAddressOverEachTransport(t *testing.T) {
 	overEach(t, func(t *testing.T, s suite) {
 		config := shsConfig(t, "alice")
 		config.Authorize = func(context.Context, keys.PublicKey, string) (any, error) { return nil, errors.New("not you") }
-		var log syncBuffer
+		var logged syncBuffer
 		opts := s.options(multiserver.SHS(config))
-		opts.Logger = logTo(&log)
+		opts.Logger = logTo(&logged)
 		server := listening(t, opts)
 		address := server.Address(multiserver.Device)
 		_, err := must(t, s.clientOf(shsFor(t, "bob"))).Dial(t.Context(), loose(t, address))
@@ -207,7 +207,7 @@ func TestErrorsHaveThePeersAddressOverEachTransport(t *testing.T) {
 			t.Errorf("the dialler has %v", err)
 		}
 		_ = server.Close() // waits for the handshake
-		if got := log.String(); !strings.Contains(got, s.accepted) || !strings.Contains(got, "~shs:: not you") {
+		if got := logged.String(); !strings.Contains(got, s.accepted) || !strings.Contains(got, "~shs:: not you") {
 			t.Errorf("the server has %s", got)
 		}
 	})

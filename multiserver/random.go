@@ -10,7 +10,7 @@ import (
 // is no secret.
 func randomPort() uint16 {
 	const first, last = 49152, 65535
-	return uint16(first + rand.IntN(last-first+1)) //nolint:gosec // no secret
+	return uint16(first + rand.IntN(last-first+1))
 }
 
 // addrInUse reports whether a port is taken. Windows has a number of its own

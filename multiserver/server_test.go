@@ -97,9 +97,9 @@ func TestDefectA2HandshakeTimeoutLeavesNothingBehind(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := newMemory()
-				var log syncBuffer
+				var logged syncBuffer
 				opts := memoryOptions(t, m, "alice")
-				opts.Limits.HandshakeTimeout, opts.Logger = test.configured, logTo(&log)
+				opts.Limits.HandshakeTimeout, opts.Logger = test.configured, logTo(&logged)
 				alice := listening(t, opts)
 				c := rawDial(t, m, "alice")
 				time.Sleep(test.want - time.Millisecond)
@@ -112,8 +112,8 @@ func TestDefectA2HandshakeTimeoutLeavesNothingBehind(t *testing.T) {
 				if !isClosed(c) || alice.Stats() != (multiserver.Stats{Failed: 1}) {
 					t.Errorf("not cut off: %+v", alice.Stats())
 				}
-				if !strings.Contains(log.String(), "pipe") || !strings.Contains(log.String(), "~shs:") {
-					t.Errorf("the log does not say who: %s", log.String())
+				if !strings.Contains(logged.String(), "pipe") || !strings.Contains(logged.String(), "~shs:") {
+					t.Errorf("the log does not say who: %s", logged.String())
 				}
 			})
 		})
@@ -322,8 +322,8 @@ func TestAuthorizeDecidesAndItsAnswerStaysWithTheConnection(t *testing.T) {
 		opts.Transforms = []multiserver.Transform{multiserver.SHS(config)}
 		conns := make(chan *multiserver.Conn, 1)
 		opts.OnConn = collect(conns)
-		var log syncBuffer
-		opts.Logger = logTo(&log)
+		var logged syncBuffer
+		opts.Logger = logTo(&logged)
 		alice := listening(t, opts)
 
 		c, err := must(t, memoryOptions(t, m, "bob")).Dial(t.Context(), addressOf(t, "alice"))
@@ -340,8 +340,8 @@ func TestAuthorizeDecidesAndItsAnswerStaysWithTheConnection(t *testing.T) {
 			t.Errorf("carol got %v", err)
 		}
 		synctest.Wait()
-		if alice.Stats().Failed != 1 || !strings.Contains(log.String(), "db down") {
-			t.Errorf("%+v, log %s", alice.Stats(), log.String())
+		if alice.Stats().Failed != 1 || !strings.Contains(logged.String(), "db down") {
+			t.Errorf("%+v, log %s", alice.Stats(), logged.String())
 		}
 	})
 }

@@ -173,8 +173,8 @@ func (s *Splitter) sort(conn net.Conn) {
 }
 
 func (s *Splitter) kind(c *replayConn) (kind int, ok bool) {
-	_ = c.Conn.SetReadDeadline(time.Now().Add(s.opts.Timeout))
-	stop := context.AfterFunc(s.ctx, func() { _ = c.Conn.SetReadDeadline(longAgo()) })
+	_ = c.SetReadDeadline(time.Now().Add(s.opts.Timeout))
+	stop := context.AfterFunc(s.ctx, func() { _ = c.SetReadDeadline(longAgo()) })
 	for {
 		n, err := c.Conn.Read(c.prefix[c.end:])
 		c.end += uint8(n)
@@ -191,7 +191,7 @@ func (s *Splitter) kind(c *replayConn) (kind int, ok bool) {
 	if !stop() {
 		return 0, false // the splitter is closing
 	}
-	return kind, c.Conn.SetReadDeadline(time.Time{}) == nil
+	return kind, c.SetReadDeadline(time.Time{}) == nil
 }
 
 // decide returns the index of the side, unless more bytes are needed.

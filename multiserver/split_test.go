@@ -215,7 +215,7 @@ func TestNetAndWebSocketShareOnePort(t *testing.T) {
 		checkEcho(t, c)
 		_ = c.Close()
 	}
-	response, err := http.Get("http://" + ln.Addr().String() + "/") //nolint:noctx // a test
+	response, err := http.Get("http://" + ln.Addr().String() + "/")
 	if err != nil {
 		t.Fatal(err)
 	}

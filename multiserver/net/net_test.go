@@ -254,7 +254,7 @@ func FuzzGarbage(f *testing.F) {
 		Transports: []multiserver.Transport{msnet.New(msnet.Options{})},
 		Transforms: []multiserver.Transform{multiserver.SHS(multiserver.SHSConfig{Identity: id, AppKey: keys.MainNet()})},
 		Config:     multiserver.DefaultConfig("127.0.0.1", 0),
-		OnConn:     func(c *multiserver.Conn) { panic("a stranger got in as " + c.Remote().Ref()) },
+		OnConn:     func(c *multiserver.Conn) { f.Error("a stranger got in as " + c.Remote().Ref()) },
 	})
 	if err != nil {
 		f.Fatal(err)

@@ -164,7 +164,7 @@ func (t *Transport) Dial(ctx context.Context, part multiserver.Part) (net.Conn, 
 			return http.ErrUseLastResponse
 		},
 	}
-	c, response, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{HTTPClient: client}) //nolint:bodyclose // Dial closes it
+	c, response, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{HTTPClient: client})
 	if err != nil {
 		return nil, dialError(response, err)
 	}

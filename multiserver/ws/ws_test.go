@@ -165,7 +165,7 @@ func TestPortIsSharedWithTheApplication(t *testing.T) {
 
 func get(t *testing.T, url, want string) {
 	t.Helper()
-	response, err := http.Get(url) //nolint:noctx // a test
+	response, err := http.Get(url)
 	if err != nil {
 		t.Fatal(err)
 	}
