@@ -2,6 +2,7 @@ package secretstack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,9 +30,18 @@ func (a *App) Connect(ctx context.Context, address string) (*Peer, error) {
 	}
 	conn, err := a.server.Dial(ctx, addresses)
 	if err != nil {
-		return nil, fmt.Errorf("secretstack: %w", err)
+		return nil, dialError(err)
 	}
 	return a.admit(conn, true)
+}
+
+// dialError puts first what a peer on the way has said, such as a portal: the handshake through it only knows that
+// nobody answered.
+func dialError(err error) error {
+	if remote, ok := errors.AsType[*muxrpc.RemoteError](err); ok && remote.Message != "" {
+		return fmt.Errorf("secretstack: %s (%w)", remote.Message, err)
+	}
+	return fmt.Errorf("secretstack: %w", err)
 }
 
 func (a *App) isRunning() bool {

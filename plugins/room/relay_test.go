@@ -276,9 +276,7 @@ func TestTunnelsAreLimited(t *testing.T) {
 	bob, carol := w.guest(t, "bob"), w.guest(t, "carol")
 	use := func(p *secretstack.Peer) *stream {
 		s := open(t, p, ref(t, "alice"))
-		if err := s.Send(t.Context(), []byte("x")); err != nil {
-			t.Error(err)
-		}
+		_ = s.Send(t.Context(), []byte("x")) // fails when the refusal is faster
 		return s
 	}
 	first := use(bob)

@@ -167,8 +167,8 @@ func memory(n *memNet) secretstack.Plugin {
 			return err
 		}
 		return s.Transport(n, multiserver.Config{
-			Incoming: map[string][]multiserver.Incoming{"mem": {{Host: settings.Name, Transform: "claim"}}},
-			Outgoing: map[string][]multiserver.Outgoing{"mem": {{Transform: "claim"}}},
+			Incoming: map[string][]multiserver.Incoming{"mem": {{Host: settings.Name, Transform: "claim"}, {Host: settings.Name + ".shs", Transform: "shs"}}},
+			Outgoing: map[string][]multiserver.Outgoing{"mem": {{Transform: "claim"}, {Transform: "shs"}}},
 		})
 	})
 }

@@ -195,10 +195,21 @@ func (a *Attendant) accept(ctx context.Context, call *muxrpc.CallInfo, origin ke
 	}
 	select {
 	case <-c.closed:
+		return nil
 	case <-ctx.Done():
+	}
+	// The tunnel has ended. Whoever reads from it finds out how, and closes it.
+	late := time.NewTimer(lateClose)
+	defer late.Stop()
+	select {
+	case <-c.closed:
+	case <-late.C:
 	}
 	return nil
 }
+
+// lateClose is how long the owner of a connection may take to notice that its tunnel has ended.
+const lateClose = 5 * time.Second
 
 // valueStream is the stream of an untyped handler, for bytes.
 type valueStream struct {
