@@ -27,6 +27,7 @@ var layers = [][]string{
 	{"multiserver/net", "multiserver/ws", "multiserver/unix", "multiserver/onion", "circuit"},
 	{"."},
 	{"plugins/room", "plugins/tunnel", "plugins/hubclient"},
+	{"hub/registry/claim"},
 	{"hub/registry", "hub/vhost"},
 	{"hub", "courier"},
 	{"cmd/secretstack"},
