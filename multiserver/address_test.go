@@ -206,3 +206,15 @@ func TestAddressIsTextInJSON(t *testing.T) {
 		}
 	}
 }
+
+func TestPortsOfPeersAreReadAsNumbersOfJavaScript(t *testing.T) {
+	for text, want := range map[string]uint16{
+		"80": 80, " 80\t": 80, "080": 80, "+80": 80, "8e1": 80, "80.0": 80, "0x50": 80, "0X50": 80, "0o120": 80, "0b1010000": 80,
+		"0": 0, "": 0, "x": 0, "80x": 0, "0x": 0, "0x5_0": 0, "8_0": 0, "Infinity": 0, "NaN": 0, "0x1p4": 0, "--80": 0, "1e99": 0,
+	} {
+		_, port, _, err := multiserver.ParseHostPort("net", multiserver.Part{Name: "net", Data: []string{"h", text}}, multiserver.Loose)
+		if port != want || (err == nil) != (want != 0) {
+			t.Errorf("%q is %d (%v), want %d", text, port, err, want)
+		}
+	}
+}

@@ -32,7 +32,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		addrs, err := multiserver.Parse(text)
 		if err != nil {
-			if len(err.Error()) > 1000 || strings.Contains(err.Error(), "\n") {
+			if len(err.Error()) > 1500 || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%q: not one line: %v", text, err)
 			}
 			return

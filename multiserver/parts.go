@@ -270,7 +270,7 @@ func ParseURL(part Part, mode Mode) (*url.URL, Part, error) {
 		rest = "//" + strings.TrimLeft(rest, "/")
 	}
 	u, err := url.Parse(scheme + ":" + rest)
-	if err != nil || !strings.HasPrefix(rest, "//") || u.Hostname() == "" {
+	if err != nil || !strings.HasPrefix(rest, "//") || !isURLHost(u.Hostname()) {
 		return nil, Part{}, fmt.Errorf("%s needs an address as in %s://example.org:8989/path", scheme, scheme)
 	}
 	if mode == Strict {
@@ -285,6 +285,16 @@ func ParseURL(part Part, mode Mode) (*url.URL, Part, error) {
 	}
 	normaliseURL(u)
 	return u, URLPart(u), nil
+}
+
+// isURLHost reports whether host is there and, if it holds a colon, an IPv6
+// address.
+func isURLHost(host string) bool {
+	if strings.Contains(host, ":") {
+		_, err := netip.ParseAddr(host)
+		return err == nil
+	}
+	return host != ""
 }
 
 func checkURL(u *url.URL) error {

@@ -451,6 +451,9 @@ func TestDialTriesEachAddressInTurn(t *testing.T) {
 				t.Errorf("%v, want %s", err, want)
 			}
 		}
+		if peer, ok := errors.AsType[*multiserver.PeerError](err); !ok || peer.Address != "mem:~shs:"+key {
+			t.Errorf("the attempts cannot be told apart in %#v", err)
+		}
 		if strings.Contains(err.Error(), seed) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("a seed or a line end in %v", err)
 		}

@@ -226,3 +226,41 @@ func TestNetAndWebSocketShareOnePort(t *testing.T) {
 		t.Errorf("%q", body)
 	}
 }
+
+func TestSplitConnectionsDoWhatTheOnesUnderneathCan(t *testing.T) {
+	noLeaks(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := multiserver.Split(ln, multiserver.SplitOptions{}, multiserver.MatchHTTP)
+	defer func() { _ = s.Close() }()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	send(client, "\x01")
+	c, err := s.Rest().Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := multiserver.PeerPart(c).Text(), "net:"+client.LocalAddr().String(); got != want {
+		t.Errorf("the peer is %s, want %s", got, want)
+	}
+	if _, ok := c.(interface{ NetConn() net.Conn }).NetConn().(*net.TCPConn); !ok {
+		t.Error("the connection underneath cannot be had")
+	}
+	if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		t.Error(err)
+	}
+	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("after half-closing: %v", err)
+	}
+	if err := c.(interface{ Abort() error }).Abort(); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after aborting: %v", err)
+	}
+}
