@@ -30,7 +30,7 @@ const (
 type Matcher func(prefix []byte) Match
 
 // MatchHTTP matches connections that begin with the method of an HTTP request.
-// The secret handshake begins with random bytes, so that one in four thousand
+// The secret handshake begins with random bytes, so that one in a thousand
 // million of its connections is taken for HTTP, and fails.
 func MatchHTTP(prefix []byte) Match {
 	methods := "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PRI "
@@ -46,15 +46,26 @@ func MatchHTTP(prefix []byte) Match {
 	return MatchNo
 }
 
-// MatchTLS matches connections that begin with a TLS handshake.
+// MatchTLS matches connections that begin with the ClientHello of TLS. It looks
+// at seven bytes, because the first two alone would be those of one in 65536
+// secret handshakes.
 func MatchTLS(prefix []byte) Match {
-	switch {
-	case prefix[0] != 0x16:
-		return MatchNo
-	case len(prefix) < 2:
-		return MatchMore
-	case prefix[1] != 3:
-		return MatchNo
+	hello := [...]func(b byte) bool{
+		func(b byte) bool { return b == 0x16 },     // a record of the handshake,
+		func(b byte) bool { return b == 3 },        // its version,
+		func(b byte) bool { return b <= 4 },        //
+		func(b byte) bool { return b <= 1<<14>>8 }, // its length, of at most 16 KiB;
+		func(byte) bool { return true },            //
+		func(b byte) bool { return b == 1 },        // in it a ClientHello,
+		func(b byte) bool { return b == 0 },        // of less than 64 KiB
+	}
+	for i, fits := range hello {
+		switch {
+		case i == len(prefix):
+			return MatchMore
+		case !fits(prefix[i]):
+			return MatchNo
+		}
 	}
 	return MatchYes
 }

@@ -1,6 +1,7 @@
 package multiserver_test
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -55,16 +56,18 @@ func send(c net.Conn, text string) { go func() { _, _ = io.WriteString(c, text) 
 
 func TestFirstBytesDecideTheListener(t *testing.T) {
 	for text, want := range map[string]int{
-		"GET / HTTP/1.1\r\n":       0,
-		"OPTIONS * HTTP/1.1":       0,
-		"PRI * HTTP/2.0":           0,
-		"\x16\x03\x01\x02\x00\x01": 1,
-		"\x16\x04":                 2,
-		"GETTER":                   2,
-		"OPTION!":                  2,
-		"\x00":                     2,
-		"get / HTTP/1.1":           2,
-		"P\x00":                    2,
+		"GET / HTTP/1.1\r\n":               0,
+		"OPTIONS * HTTP/1.1":               0,
+		"PRI * HTTP/2.0":                   0,
+		"\x16\x03\x01\x02\x00\x01\x00\x01": 1,
+		"\x16\x03\x01\x02\x00\x02":         2,
+		"\x16\x03\x01\xff":                 2,
+		"\x16\x04":                         2,
+		"GETTER":                           2,
+		"OPTION!":                          2,
+		"\x00":                             2,
+		"get / HTTP/1.1":                   2,
+		"P\x00":                            2,
 	} {
 		t.Run(fmt.Sprintf("%q", text), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -263,4 +266,27 @@ func TestSplitConnectionsDoWhatTheOnesUnderneathCan(t *testing.T) {
 	if _, err := c.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after aborting: %v", err)
 	}
+}
+
+// What crypto/tls really sends is taken for TLS.
+func TestRealClientHelloIsTLS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := newPipeListener()
+		s := multiserver.Split(ln, multiserver.SplitOptions{}, multiserver.MatchTLS)
+		client := ln.dial()
+		shaken := make(chan error, 1)
+		go func() { shaken <- tls.Client(client, &tls.Config{InsecureSkipVerify: true}).Handshake() }()
+		c, err := s.Listener(0).Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := tls.Server(c, selfSigned(t))
+		if err := server.Handshake(); err != nil {
+			t.Error(err)
+		}
+		if err := <-shaken; err != nil {
+			t.Error(err)
+		}
+		_, _ = client.Close(), s.Close()
+	})
 }
