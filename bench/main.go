@@ -84,10 +84,14 @@ func run(ctx context.Context, opts options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var results []result
+	before, errTicks := readCPUTicks()
+	var rep report
 	for _, r := range rows {
 		opts.plan.Say("row %s: %s, %s", r.Key, r.Title, r.Unit)
-		results = append(results, measureRow(ctx, r, opts.plan))
+		rep.Rows = append(rep.Rows, measureRow(ctx, r, opts.plan))
+	}
+	if after, err := readCPUTicks(); err == nil && errTicks == nil {
+		rep.Others = after.busyWithOthers(before)
 	}
 	if err := errors.Join(stopProfile(), ctx.Err()); err != nil {
 		return err
@@ -95,9 +99,16 @@ func run(ctx context.Context, opts options, out io.Writer) error {
 	if opts.asJSON {
 		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
-		return enc.Encode(results)
+		return enc.Encode(rep)
 	}
-	return writeTable(out, results)
+	return writeTable(out, rep)
+}
+
+// report is what a run prints.
+type report struct {
+	Rows []result `json:"rows"`
+	// Others is which part of the machine other programs took during the run, from 0 to 1.
+	Others float64 `json:"busy_with_others"`
 }
 
 func startProfile(path string) (stop func() error, err error) {

@@ -9,17 +9,21 @@ import (
 )
 
 // writeTable prints one line a peer, then what has to be known about each of them.
-func writeTable(w io.Writer, results []result) error {
+func writeTable(w io.Writer, rep report) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	notes := &footnotes{}
 	_, _ = fmt.Fprintln(tw, "row\t\tunit\tours\tpeer\tfigure\tratio\ttarget\tmet")
-	for _, r := range results {
+	for _, r := range rep.Rows {
 		writeRow(tw, r, notes)
 	}
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	return notes.write(w)
+	if err := notes.write(w); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, warning(rep.Others))
+	return err
 }
 
 func writeRow(w io.Writer, r result, notes *footnotes) {

@@ -28,7 +28,7 @@ row           unit      ours       peer        figure  ratio  target    met
 [2] gone
 `
 	var out strings.Builder
-	if err := writeTable(&out, results); err != nil {
+	if err := writeTable(&out, report{Rows: results}); err != nil {
 		t.Fatal(err)
 	}
 	if got := "\n" + out.String(); got != want {
