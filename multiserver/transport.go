@@ -16,7 +16,8 @@ type Transport interface {
 	Listen(ctx context.Context, in Incoming) (Listener, error)
 	// Dial connects to the part, which is canonical. Ending ctx aborts it, and
 	// has no effect once it has returned. A connection that is not TCP should
-	// implement [PeerParter].
+	// implement [PeerParter], and one whose Close waits for the peer should have
+	// a method Abort() error that does not.
 	Dial(ctx context.Context, part Part) (net.Conn, error)
 }
 
