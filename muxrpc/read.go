@@ -147,7 +147,8 @@ func (s *Session) awaitRoom(st *stream) bool {
 			s.endSlow(full)
 			continue
 		}
-		full.stalled += s.pause(left)
+		waited := s.pause(left) // the stream may have had room meanwhile
+		full.stalled += waited
 	}
 }
 

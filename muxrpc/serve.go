@@ -98,7 +98,8 @@ func (s *Session) admitCall(in *inbound) error {
 		if left <= 0 {
 			return ErrTooManyCalls
 		}
-		s.callsStalled += s.pause(left)
+		waited := s.pause(left) // places may have been free meanwhile
+		s.callsStalled += waited
 	}
 	if s.closing || s.ended {
 		return ErrClosing
