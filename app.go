@@ -268,7 +268,7 @@ func (a *App) newSelf() []*muxrpc.Session {
 	defer close(open)
 	var ends []*muxrpc.Session
 	for _, conn := range []net.Conn{here, there} {
-		p := &Peer{app: a, key: a.ID(), address: "self"}
+		p := &Peer{app: a}
 		p.Session = muxrpc.New(a.life, &pipeGate{Conn: conn, open: open}, muxrpc.Options{
 			Mux: a.mux, Peer: p, Limits: a.cfg.limits, Logger: a.log,
 		})

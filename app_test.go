@@ -595,3 +595,40 @@ func TestLoggerIsThePluginsOwn(t *testing.T) {
 		t.Errorf("logged: %s", text.String())
 	}
 }
+
+// TestFailuresAreLoggedWithThePeer: what the peer is not told is in the log, with who it was.
+func TestFailuresAreLoggedWithThePeer(t *testing.T) {
+	var text lockedBuilder
+	cfg := memConfig(t, "alice")
+	cfg.Logger = slog.New(slog.NewTextHandler(&text, nil))
+	stack := memStack(t, secretstack.NewPlugin(secretstack.Info{Name: "foo", Permissions: secretstack.Anonymous("m")},
+		func(_ context.Context, s *secretstack.Setup) error {
+			return muxrpc.HandleAsync(s, "m", func(context.Context, muxrpc.None) (muxrpc.None, error) {
+				return muxrpc.None{}, errors.New("the disk is full")
+			})
+		}))
+	alice, bob := start(t, stack, cfg), start(t, stack, memConfig(t, "bob"))
+	_, err := muxrpc.Call[any](t.Context(), connect(t, bob, alice), "foo.m")
+	wantErr(t, err, "internal error")
+	if got := text.String(); !strings.Contains(got, "the disk is full") || !strings.Contains(got, "app=@1b9KP8") || !strings.Contains(got, "peer=@7MG1hy") {
+		t.Errorf("logged: %s", got)
+	}
+}
+
+// lockedBuilder is a strings.Builder for several goroutines.
+type lockedBuilder struct {
+	mu sync.Mutex
+	strings.Builder
+}
+
+func (b *lockedBuilder) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Builder.Write(p)
+}
+
+func (b *lockedBuilder) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Builder.String()
+}

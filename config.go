@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -142,7 +143,7 @@ func shape(merged map[string]any) (*settings, error) {
 		if key == globalKey {
 			continue
 		}
-		s.sections[camelCase(key)] = value
+		s.sections[key] = value
 		if s.flat {
 			s.global[key] = value
 		}
@@ -157,6 +158,19 @@ func isFlat(merged map[string]any) bool {
 		}
 	}
 	return false
+}
+
+// section returns the section of the plugin with the camel-cased name; its key may be in another spelling.
+func (s *settings) section(name string) any {
+	if value, ok := s.sections[name]; ok {
+		return value
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.sections)) {
+		if camelCase(key) == name {
+			return s.sections[key]
+		}
+	}
+	return nil
 }
 
 // hide removes the plugins' sections from flat global settings: each plugin sees its own section, nobody else's.
@@ -264,7 +278,7 @@ func (c *Config) resolveIdentity(s *settings, dir string) (*keys.Identity, error
 	if private := at(s.global, "keys", "private"); private != nil {
 		return identityFrom("keys.private", private, 64)
 	}
-	if seed := first(at(s.sections, "multiserverShs", "seed"), s.global["seed"]); seed != nil {
+	if seed := first(at(s.section("multiserverShs"), "seed"), s.global["seed"]); seed != nil {
 		return identityFrom("seed", seed, 32)
 	}
 	if dir != "" {
@@ -296,7 +310,7 @@ func (c *Config) resolveAppKey(s *settings) (keys.AppKey, error) {
 	if !c.AppKey.IsZero() {
 		return c.AppKey, nil
 	}
-	value := first(at(s.sections, "multiserverShs", "cap"), at(s.global, "caps", "shs"), s.global["appKey"])
+	value := first(at(s.section("multiserverShs"), "cap"), at(s.global, "caps", "shs"), s.global["appKey"])
 	if value == nil {
 		return keys.MainNet(), nil
 	}

@@ -1,6 +1,7 @@
 package secretstack
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -72,4 +73,41 @@ func TestAppKeyComesFromWhereTheOriginalLooks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzSettings feeds configurations that somebody might have written: they load or say what is wrong.
+func FuzzSettings(f *testing.F) {
+	f.Add(`{"global":{"host":"::1","port":8008,"timers":{"inactivity":0}},"foo":{"a":[1]}}`)
+	f.Add(`{"caps":{"shs":"AQ=="},"keys":{"private":"x"},"seed":"","timers":3,"connections":{"incoming":{"net":[{"scope":["device"],"port":"x"}]}}}`)
+	f.Add(`{"global":null}`)
+	f.Add(`{"connections":{"incoming":{"net":{}},"outgoing":[]},"port":-1}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		var s Settings
+		if json.Unmarshal([]byte(text), &s) != nil {
+			return
+		}
+		cfg := Config{Settings: s}
+		if s["path"] != nil || at(map[string]any(s), "global", "path") != nil {
+			cfg.Dir = t.TempDir() // not where the settings say
+		}
+		r, err := cfg.resolve(s, nil)
+		if (r == nil) == (err == nil) {
+			t.Errorf("%v, %v", r, err)
+		}
+	})
+}
+
+// FuzzCamelCase checks that names are made of ASCII letters and digits.
+func FuzzCamelCase(f *testing.F) {
+	for _, name := range []string{"foo-bar", "HTTPAuth", "über-foo", "", "--", "a.b:c d_e", "K"} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		once := camelCase(name)
+		for _, r := range once {
+			if !isWord(r) {
+				t.Errorf("%q becomes %q", name, once)
+			}
+		}
+	})
 }

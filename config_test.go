@@ -100,6 +100,19 @@ func TestConfigFillsAStructOverItsDefaults(t *testing.T) {
 	}
 }
 
+// TestSectionsAreFoundByAnySpelling: "ssb2-b" becomes ssb2B, which by the same rules would become ssb2b.
+func TestSectionsAreFoundByAnySpelling(t *testing.T) {
+	for _, key := range []string{"ssb2-b", "ssb2B"} {
+		var c struct{ X int }
+		cfg := memConfig(t, "alice")
+		cfg.Settings[key] = map[string]any{"x": 1}
+		start(t, memStack(t, plugin("ssb2-b", func(s *secretstack.Setup) error { return s.Config(&c) })), cfg)
+		if c.X != 1 {
+			t.Errorf("the section %q is not found", key)
+		}
+	}
+}
+
 func TestSettingsThatDoNotFitAreErrors(t *testing.T) {
 	var c struct{ Times int }
 	look := plugin("foo", func(s *secretstack.Setup) error { return s.Config(&c) })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -60,28 +61,26 @@ func (a *App) incoming(conn *multiserver.Conn) {
 
 // admit makes a peer of a connection, and tells the plugins.
 func (a *App) admit(conn *multiserver.Conn, isClient bool) (*Peer, error) {
-	p := &Peer{app: a, key: conn.Remote(), address: conn.Address(), isClient: isClient}
 	if !a.begin() {
 		_ = conn.Close()
 		return nil, ErrClosed
 	}
-	g := &gate{Conn: conn, open: make(chan struct{})}
-	g.onClose = func() { go a.ended(p, g) }
-	p.Session = muxrpc.New(a.life, g, muxrpc.Options{
+	l := &link{Conn: conn, peer: Peer{app: a, conn: conn, isClient: isClient}}
+	p := &l.peer
+	l.ready.Add(1)
+	p.Session = muxrpc.New(a.life, l, muxrpc.Options{
 		Mux:         a.mux,
 		Permissions: a.permissions(conn.Auth(), isClient),
 		Peer:        p,
 		Limits:      a.cfg.limits,
-		Logger:      a.log.With("peer", p.key.Short()),
+		Logger:      slog.New(&peerLog{a.log.Handler(), p}),
 	})
-	if a.cfg.inactivity > 0 && !p.key.Equal(a.ID()) {
-		g.stopWatch = p.watch(a.cfg.inactivity)
-	}
+	l.watch()
 	for _, f := range a.enter(p) {
 		f(p)
 	}
-	close(g.open)
-	a.log.Debug("connected", "peer", p.key.Short(), "client", isClient, "address", p.address)
+	l.ready.Done()
+	a.log.Debug("connected", "peer", p.Key().Short(), "client", isClient, "address", p.Address())
 	return p, nil
 }
 
@@ -100,7 +99,7 @@ func (a *App) begin() bool {
 func (a *App) enter(p *Peer) []func(*Peer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	key := p.key.Array()
+	key := p.Key().Array()
 	a.peers[key] = append(a.peers[key], p)
 	if a.state != running {
 		go p.Abort(ErrClosed) // Close has made its round already
@@ -109,16 +108,15 @@ func (a *App) enter(p *Peer) []func(*Peer) {
 }
 
 // ended follows the end of a session.
-func (a *App) ended(p *Peer, g *gate) {
-	<-g.open
+func (a *App) ended(l *link) {
+	p := &l.peer
+	l.ready.Wait()
 	<-p.Done()
-	if g.stopWatch != nil {
-		g.stopWatch()
-	}
+	l.unwatch()
 	for _, f := range a.remove(p) {
 		f(p)
 	}
-	a.log.Debug("disconnected", "peer", p.key.Short(), "reason", p.Err())
+	a.log.Debug("disconnected", "peer", p.Key().Short(), "reason", p.Err())
 	_ = p.Close(a.life) // waits for its handlers, whose contexts have ended
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -129,7 +127,7 @@ func (a *App) ended(p *Peer, g *gate) {
 func (a *App) remove(p *Peer) []func(*Peer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	key := p.key.Array()
+	key := p.Key().Array()
 	rest := slices.DeleteFunc(a.peers[key], func(other *Peer) bool { return other == p })
 	if a.peers[key] = rest; len(rest) == 0 {
 		delete(a.peers, key)

@@ -3,6 +3,8 @@ package secretstack
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -20,8 +22,7 @@ type Peer struct {
 	*muxrpc.Session // set before the peer's first byte is read
 
 	app      *App
-	key      keys.PublicKey
-	address  string
+	conn     *multiserver.Conn // nil: the app itself
 	isClient bool
 }
 
@@ -34,15 +35,24 @@ func PeerFrom(ctx context.Context) *Peer {
 
 // Key returns the key that the other side has proved. The nil Peer has the zero key.
 func (p *Peer) Key() keys.PublicKey {
-	if p == nil {
+	switch {
+	case p == nil:
 		return keys.PublicKey{}
+	case p.conn == nil:
+		return p.app.ID()
 	}
-	return p.key
+	return p.conn.Remote()
 }
 
-// Address returns the multiserver address of the other side, as far as it is known. For a connection that was accepted
-// it says where the peer dialled from, which cannot be dialled as a rule. It is not for telling other peers.
-func (p *Peer) Address() string { return p.address }
+// Address returns the multiserver address of the other side, as far as it is known, and "" for the app itself. For a
+// connection that was accepted it says where the peer dialled from, which cannot be dialled as a rule. It is not for
+// telling other peers.
+func (p *Peer) Address() string {
+	if p.conn == nil {
+		return ""
+	}
+	return p.conn.Address()
+}
 
 // IsClient reports whether we have dialled.
 func (p *Peer) IsClient() bool { return p.isClient }
@@ -50,38 +60,63 @@ func (p *Peer) IsClient() bool { return p.isClient }
 // App returns the app whose connection it is.
 func (p *Peer) App() *App { return p.app }
 
-// gate is the connection under a session. It holds back what the peer sends until the plugins know about it, and tells
-// the app when the session closes it: no goroutine has to wait for that as long as the session lives.
-type gate struct {
+// link is what lies under the session of a peer. It holds back what the peer sends until the plugins know about it, and
+// tells the app when the session closes it: nothing has to wait for that, and hold memory, as long as the session lives.
+type link struct {
 	*multiserver.Conn
-	open      chan struct{}
-	once      sync.Once
-	onClose   func()
-	stopWatch func() bool // nil: nobody watches; set before open is closed
+	peer  Peer
+	ready sync.WaitGroup // until the plugins know
+	once  sync.Once      // closed
+	idle  *time.Timer    // nil: never ends it
 }
 
-func (g *gate) Read(b []byte) (int, error) {
-	<-g.open
-	return g.Conn.Read(b)
+func (l *link) Read(b []byte) (int, error) {
+	l.ready.Wait()
+	return l.Conn.Read(b)
 }
 
-func (g *gate) Close() error {
-	g.once.Do(g.onClose)
-	return g.Conn.Close()
+func (l *link) Close() error {
+	l.once.Do(func() { go l.peer.app.ended(l) })
+	return l.Conn.Close()
 }
 
-// watch ends the connection when it has been idle for limit, until stop is called.
-func (p *Peer) watch(limit time.Duration) (stop func() bool) {
-	var timer *time.Timer
-	armed := make(chan struct{})
-	timer = time.AfterFunc(limit, func() {
-		<-armed
-		if idle := time.Since(p.Activity()); idle < limit {
-			timer.Reset(limit - idle)
+// watch ends the connection when it has been idle for the app's time.
+func (l *link) watch() {
+	limit := l.peer.app.cfg.inactivity
+	if limit <= 0 || l.peer.Key().Equal(l.peer.app.ID()) {
+		return
+	}
+	l.idle = time.AfterFunc(math.MaxInt64, func() {
+		if idle := time.Since(l.peer.Activity()); idle < limit {
+			l.idle.Reset(limit - idle)
 			return
 		}
-		p.Abort(ErrInactive)
+		l.peer.Abort(ErrInactive)
 	})
-	close(armed)
-	return timer.Stop
+	l.idle.Reset(limit) // only now, when the field is set
+}
+
+func (l *link) unwatch() {
+	if l.idle != nil {
+		l.idle.Stop()
+	}
+}
+
+// peerLog adds a peer to what is logged about it, without keeping a logger's memory for each.
+type peerLog struct {
+	slog.Handler
+	peer *Peer
+}
+
+func (h *peerLog) Handle(ctx context.Context, r slog.Record) error {
+	r.AddAttrs(slog.String("peer", h.peer.Key().Short()))
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h *peerLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &peerLog{h.Handler.WithAttrs(attrs), h.peer}
+}
+
+func (h *peerLog) WithGroup(name string) slog.Handler {
+	return &peerLog{h.Handler.WithGroup(name), h.peer}
 }

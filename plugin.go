@@ -99,9 +99,10 @@ func (e *entry) label() string {
 	return e.info.Name
 }
 
-// answers reports whether the plugin is the one that another calls name.
+// answers reports whether the plugin is the one that another calls name. That may be camel-cased already, which is not
+// always the same the second time.
 func (e *entry) answers(name string) bool {
-	return e.name != "" && e.name == camelCase(name)
+	return e.name != "" && (e.name == name || e.name == camelCase(name))
 }
 
 // flatten takes plugins out of nested lists.

@@ -44,7 +44,7 @@ func (s *Setup) Config(into any) error {
 	if s.entry.name == "" {
 		return nil
 	}
-	if err := decodeInto(s.app.cfg.settings.sections[s.entry.name], into); err != nil {
+	if err := decodeInto(s.app.cfg.settings.section(s.entry.name), into); err != nil {
 		return fmt.Errorf("secretstack: settings of plugin %q: %w", s.entry.label(), err)
 	}
 	return nil

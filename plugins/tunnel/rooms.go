@@ -31,8 +31,14 @@ const denied = "not in list of allowed methods"
 // room is a connection to a room.
 type room struct {
 	peer    *secretstack.Peer
-	name    string                      // set before it is in Attendant.rooms
-	present map[[32]byte]keys.PublicKey // guarded by Attendant.mu: the other attendants
+	name    string                // set before it is in Attendant.rooms
+	present map[[32]byte]presence // guarded by Attendant.mu: the other attendants
+}
+
+// presence is somebody's stay in a room.
+type presence struct {
+	key    keys.PublicKey
+	number uint64 // tells it from the stays before and after
 }
 
 // look finds out whether a new peer is a room.
@@ -85,7 +91,7 @@ func truthy(value any) bool {
 
 // attend announces the app in a room, and follows who else is there until the connection or ctx ends.
 func (a *Attendant) attend(ctx context.Context, p *secretstack.Peer, name string) {
-	r := &room{peer: p, name: name, present: map[[32]byte]keys.PublicKey{}}
+	r := &room{peer: p, name: name, present: map[[32]byte]presence{}}
 	if !a.enter(r) {
 		return
 	}
@@ -170,15 +176,21 @@ func (a *Attendant) followEndpoints(ctx context.Context, r *room) error {
 
 // replace takes over who is in a room.
 func (a *Attendant) replace(r *room, ids []string) {
-	present := make(map[[32]byte]keys.PublicKey, len(ids))
-	for _, id := range ids {
-		if key, ok := a.other(id); ok {
-			present[key.Array()] = key
-		}
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	r.present = present
+	before := r.present
+	r.present = make(map[[32]byte]presence, len(ids))
+	for _, id := range ids {
+		key, ok := a.other(id)
+		if !ok {
+			continue
+		}
+		stay, known := before[key.Array()]
+		if !known {
+			stay = a.newPresence(key)
+		}
+		r.present[key.Array()] = stay
+	}
 	a.signal()
 }
 
@@ -190,12 +202,20 @@ func (a *Attendant) update(r *room, id string, joined bool) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if joined {
-		r.present[key.Array()] = key
-	} else {
+	_, known := r.present[key.Array()]
+	switch {
+	case joined && !known:
+		r.present[key.Array()] = a.newPresence(key)
+	case !joined:
 		delete(r.present, key.Array())
 	}
 	a.signal()
+}
+
+// newPresence is called with mu held.
+func (a *Attendant) newPresence(key keys.PublicKey) presence {
+	a.stays++
+	return presence{key, a.stays}
 }
 
 // other reads the id of an attendant who is not ourselves.

@@ -51,6 +51,7 @@ type Attendant struct {
 
 	mu      sync.Mutex
 	rooms   []*room       // one for each connection to a room
+	stays   uint64        // how often somebody was found in a room
 	changed chan struct{} // closed, and replaced, when rooms or who is in them change
 }
 
@@ -125,15 +126,23 @@ func (a *Attendant) Rooms() []Room {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var rooms []Room
-	for _, r := range a.rooms {
+	for _, r := range a.eachRoom() {
 		shown := Room{Key: r.peer.Key(), Name: r.name}
-		if slices.ContainsFunc(rooms, func(other Room) bool { return other.Key.Equal(shown.Key) }) {
-			continue // connected twice
-		}
-		for _, key := range r.present {
-			shown.Attendants = append(shown.Attendants, key)
+		for _, stay := range r.present {
+			shown.Attendants = append(shown.Attendants, stay.key)
 		}
 		rooms = append(rooms, shown)
+	}
+	return rooms
+}
+
+// eachRoom returns the rooms without those that the app is connected to a second time. The caller holds mu.
+func (a *Attendant) eachRoom() []*room {
+	var rooms []*room
+	for _, r := range a.rooms {
+		if !slices.ContainsFunc(rooms, func(other *room) bool { return other.peer.Key().Equal(r.peer.Key()) }) {
+			rooms = append(rooms, r)
+		}
 	}
 	return rooms
 }
@@ -141,20 +150,13 @@ func (a *Attendant) Rooms() []Room {
 // Discovered returns those who can be reached through rooms, as they come: first who is there, then who joins. Somebody
 // who leaves and comes back is discovered again. It ends with ctx.
 func (a *Attendant) Discovered(ctx context.Context) iter.Seq[Discovery] {
-	type place struct{ room, key [32]byte }
 	return func(yield func(Discovery) bool) {
-		known := map[place]bool{}
+		known := map[uint64]bool{}
 		for {
-			changed := a.change()
-			present := map[place]bool{}
-			for _, r := range a.Rooms() {
-				for _, key := range r.Attendants {
-					at := place{r.Key.Array(), key.Array()}
-					present[at] = true
-					found := Discovery{Key: key, Room: r.Key, RoomName: r.Name, Address: Address(r.Key, key)}
-					if !known[at] && !yield(found) {
-						return
-					}
+			found, present, changed := a.discover(known)
+			for _, d := range found {
+				if ctx.Err() != nil || !yield(d) {
+					return
 				}
 			}
 			known = present
@@ -167,11 +169,21 @@ func (a *Attendant) Discovered(ctx context.Context) iter.Seq[Discovery] {
 	}
 }
 
-// change returns the channel that is closed by the next change of who is where.
-func (a *Attendant) change() <-chan struct{} {
+// discover returns who is in the rooms and not known, all who are there, and the channel that the next change closes.
+func (a *Attendant) discover(known map[uint64]bool) (found []Discovery, present map[uint64]bool, changed <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.changed
+	present = map[uint64]bool{}
+	for _, r := range a.eachRoom() {
+		for _, stay := range r.present {
+			present[stay.number] = true
+			if !known[stay.number] {
+				portal := r.peer.Key()
+				found = append(found, Discovery{Key: stay.key, Room: portal, RoomName: r.name, Address: Address(portal, stay.key)})
+			}
+		}
+	}
+	return found, present, a.changed
 }
 
 // signal wakes those who wait for a change. The caller holds mu.
