@@ -16,7 +16,7 @@
 //
 // # Who may call what
 //
-// Everybody who knows the address and the app key may connect, unless an auth hook ([Setup.Auth]) refuses. A peer that
+// Everybody who knows the address and the app key may connect, unless an auth hook ([Setup.AuthHook]) refuses. A peer that
 // connects may call what the permission set "anonymous" allows: the method "manifest", and what plugins add to the set
 // with [Anonymous]. An auth hook can give a caller other permissions. The peer that we have dialled may call what
 // "anonymous" allows, no more. Nothing is ever allowed because somebody forgot to say so.

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/keys"
@@ -26,8 +28,8 @@ type connectRequest struct {
 // portal cannot read.
 func (r *Room) connect(ctx context.Context, args muxrpc.Args, in *muxrpc.Stream[muxrpc.Value, muxrpc.Value]) error {
 	caller := secretstack.PeerFrom(ctx)
-	var request *connectRequest
-	if err := args.Decode(&request); err != nil {
+	request, err := readRequest(args)
+	if err != nil {
 		return err
 	}
 	target, err := r.target(caller, request)
@@ -41,13 +43,32 @@ func (r *Room) connect(ctx context.Context, args muxrpc.Args, in *muxrpc.Stream[
 
 	request.Origin = caller.Key().Ref()
 	// The end of the caller's half must not cut the target's off: join ends it the way the caller's ended.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	out, err := muxrpc.Duplex[muxrpc.Value, muxrpc.Value](ctx, target, "tunnel.connect", request)
+	out, err := muxrpc.Duplex[muxrpc.Value, muxrpc.Value](life, target, connectMethod, request)
 	if err != nil {
 		return couldNotConnect(request.Target)
 	}
-	return r.join(ctx, cancel, in, out)
+	t := &tunnel{in: in, out: out, callerGone: ctx.Done(), targetGone: target.Done(), closing: r.closing}
+	return t.run(life, cancel)
+}
+
+const (
+	connectMethod = "tunnel.connect"
+	// longestRequest bounds what is passed on to a target, which has to keep it as long as the tunnel lasts.
+	longestRequest = 1 << 10
+	// longestReason bounds the text of an error that is passed on.
+	longestReason = 1 << 10
+)
+
+// readRequest returns the caller's request, or nil when there is none.
+func readRequest(args muxrpc.Args) (*connectRequest, error) {
+	if len(args.At(0)) > longestRequest {
+		return nil, muxrpc.Errorf("the request is too long")
+	}
+	var request *connectRequest
+	err := args.Decode(&request)
+	return request, err
 }
 
 // target returns the session of the attendant that the caller asks for.
@@ -75,33 +96,55 @@ func (r *Room) target(caller *secretstack.Peer, request *connectRequest) (*secre
 // couldNotConnect is what room clients are told of a target that is not here.
 func couldNotConnect(target string) error {
 	const longest = 100 // a reference has 53
-	if len(target) > longest {
-		target = target[:longest]
-	}
-	return muxrpc.Errorf("could not connect to: %s", target)
+	return muxrpc.Errorf("could not connect to: %s", cut(target, longest))
 }
 
-// join passes items both ways until one half ends, and then ends the other in the same way, for it is of no use alone.
+// tunnel is two halves that are joined: that of the caller, in, and that to the target, out.
+type tunnel struct {
+	in, out                         *muxrpc.Stream[muxrpc.Value, muxrpc.Value]
+	callerGone, targetGone, closing <-chan struct{}
+}
+
+// drain is how long what has arrived before an end of the tunnel went away may take to reach the other.
+const drain = time.Second
+
+// run passes items both ways until one half ends, and then ends the other in the same way, for it is of no use alone.
 // What is buffered is bounded by the sessions' limits: a half reads no further than the other takes.
-func (r *Room) join(ctx context.Context, cancel func(), in, out *muxrpc.Stream[muxrpc.Value, muxrpc.Value]) error {
+func (t *tunnel) run(ctx context.Context, cancel func()) error {
 	ends := make(chan error, 2)
 	var halves sync.WaitGroup
-	halves.Go(func() { ends <- pass(ctx, out, in) })
-	halves.Go(func() { ends <- pass(ctx, in, out) })
+	halves.Go(func() { ends <- pass(ctx, t.out, t.in) })
+	halves.Go(func() { ends <- pass(ctx, t.in, t.out) })
 	defer halves.Wait()
 	defer cancel()
+	err := t.wait(ends)
+	if err == io.EOF {
+		_ = t.out.Close(expired()) // says so, and does not wait for an answer that may never come
+		return nil
+	}
+	err = forPeer(err)
+	t.out.Abort(err)
+	return err
+}
+
+// wait returns how the tunnel ended. That an end has gone away does not show while both halves wait for the one that is
+// left to take something, so it is watched.
+func (t *tunnel) wait(ends <-chan error) error {
 	select {
 	case err := <-ends:
-		if err == io.EOF {
-			_ = out.Close(expired()) // says so, and does not wait for an answer that may never come
-			return nil
-		}
-		err = forPeer(err)
-		out.Abort(err)
 		return err
-	case <-r.closing:
-		out.Abort(errClosing)
+	case <-t.closing:
 		return errClosing
+	case <-t.callerGone:
+	case <-t.targetGone:
+	}
+	late := time.NewTimer(drain)
+	defer late.Stop()
+	select {
+	case err := <-ends:
+		return err
+	case <-late.C:
+		return errGoneAway
 	}
 }
 
@@ -112,13 +155,22 @@ var (
 
 // forPeer keeps what one end has said, and what may be told, from what happened here.
 func forPeer(err error) error {
-	if _, remote := errors.AsType[*muxrpc.RemoteError](err); remote {
+	if err == errClosing || errors.Is(err, muxrpc.ErrSlowReader) {
 		return err
 	}
-	if errors.Is(err, muxrpc.ErrSlowReader) {
-		return err
+	remote, ok := errors.AsType[*muxrpc.RemoteError](err)
+	if !ok {
+		return errGoneAway
 	}
-	return errGoneAway
+	return muxrpc.Errorf("%s", cut(remote.Message, longestReason))
+}
+
+// cut returns no more than the first n bytes of a text, and no part of a character.
+func cut(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	return strings.ToValidUTF8(text[:n], "")
 }
 
 // pass sends to one half what the other receives, until either ends.

@@ -494,3 +494,92 @@ func (l *link) next(h packetstream.Header) (packet, bool) {
 	}
 	return got, found
 }
+
+// TestLongEndErrorsAreCutShort: what one end says in the end neither cuts the other's session nor fills memory.
+func TestLongEndErrorsAreCutShort(t *testing.T) {
+	for name, body := range map[string]packet{
+		"a message":      {packetstream.Header{Type: packetstream.JSON}, `{"message":"` + strings.Repeat("x", 4<<20-14) + `"}`},
+		"no UTF-8":       {packetstream.Header{Type: packetstream.JSON}, `{"message":"` + strings.Repeat("\xff", 3<<20) + `"}`},
+		"no JSON at all": {packetstream.Header{Type: packetstream.String}, strings.Repeat("\x01", 1<<20)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, room.Config{})
+			ended := make(chan error, 1)
+			alice := w.announced(t, "alice", target(func(ctx context.Context, _ argument, s *stream) error {
+				_, err := s.Recv(context.WithoutCancel(ctx))
+				ended <- err
+				return nil
+			}))
+			mallory := newLink(t, w, "mallory")
+			mallory.send(packetstream.Header{Stream: true, Type: packetstream.JSON, ID: 1}, openRequest(ref(t, "alice"), ""))
+			mallory.send(packetstream.Header{Stream: true, End: true, Type: body.header.Type, ID: 1}, body.body)
+			remote, ok := errors.AsType[*muxrpc.RemoteError](<-ended)
+			if !ok || len(remote.Message) > 4<<10 {
+				t.Errorf("alice is told %d bytes", len(remote.Message))
+			}
+			if _, err := muxrpc.Call[int64](t.Context(), alice, "tunnel.ping"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func openRequest(target, instance string) string {
+	return fmt.Sprintf(`{"name":["tunnel","connect"],"args":[{"target":%q,"instance":%q}],"type":"duplex"}`, target, instance)
+}
+
+// TestLongRequestsAreRefused: a target would have to keep them as long as the tunnels last.
+func TestLongRequestsAreRefused(t *testing.T) {
+	w := newWorld(t, room.Config{})
+	w.announced(t, "alice", target(echo))
+	mallory := newLink(t, w, "mallory")
+	for id := range int32(4) {
+		h := packetstream.Header{Stream: true, Type: packetstream.JSON, ID: id + 1}
+		mallory.send(h, openRequest(ref(t, "alice"), strings.Repeat("x", 4<<20-300)))
+		h.ID = -h.ID
+		if got, _ := mallory.next(h); !got.header.End || !strings.Contains(got.body, "the request is too long") {
+			t.Errorf("answered with %+v %.100s", got.header, got.body)
+		}
+	}
+	s := open(t, w.guest(t, "bob"), ref(t, "alice"))
+	if err := s.Send(t.Context(), []byte("x")); err != nil {
+		t.Error(err)
+	}
+	wantRecv(t, s, "x")
+}
+
+// TestTunnelsEndWhenAnEndGoesAway, though the other takes nothing, so that nobody is told.
+func TestTunnelsEndWhenAnEndGoesAway(t *testing.T) {
+	chunk := bytes.Repeat([]byte("x"), 63<<10)
+	fill := func(ctx context.Context, s *stream) {
+		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		for s.Send(ctx, chunk) == nil {
+		}
+	}
+	t.Run("the caller", func(t *testing.T) {
+		w := newWorld(t, room.Config{})
+		w.announced(t, "alice", target(func(ctx context.Context, _ argument, _ *stream) error {
+			<-ctx.Done() // takes nothing
+			return nil
+		}))
+		bob := w.guest(t, "bob")
+		fill(t.Context(), open(t, bob, ref(t, "alice")))
+		bob.Abort(nil)
+		eventually(t, "no tunnel", func() bool { return w.room.Tunnels() == 0 })
+	})
+	t.Run("the target", func(t *testing.T) {
+		w := newWorld(t, room.Config{})
+		filled := make(chan struct{})
+		alice := w.announced(t, "alice", target(func(ctx context.Context, _ argument, s *stream) error {
+			fill(ctx, s)
+			close(filled)
+			<-ctx.Done()
+			return nil
+		}))
+		open(t, w.guest(t, "bob"), ref(t, "alice")) // takes nothing
+		<-filled
+		alice.Abort(nil)
+		eventually(t, "no tunnel", func() bool { return w.room.Tunnels() == 0 })
+	})
+}

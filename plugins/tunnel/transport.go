@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -136,8 +137,8 @@ func (t *transport) through(ctx context.Context, portal, target keys.PublicKey) 
 // one it is refused.
 func (a *Attendant) accepting(next muxrpc.Handler) muxrpc.Handler {
 	return func(ctx context.Context, call *muxrpc.CallInfo) (any, error) {
-		var request *connectRequest
-		if err := call.Args.Decode(&request); err != nil {
+		request, err := readRequest(call.Args)
+		if err != nil {
 			return nil, err
 		}
 		origin, err := a.check(secretstack.PeerFrom(ctx), request)
@@ -149,6 +150,19 @@ func (a *Attendant) accepting(next muxrpc.Handler) muxrpc.Handler {
 		}
 		return nil, a.accept(ctx, call, origin)
 	}
+}
+
+// longestRequest bounds what a room may make us keep as long as a tunnel lasts.
+const longestRequest = 4 << 10
+
+// readRequest returns the argument of tunnel.connect, or nil when there is none.
+func readRequest(args muxrpc.Args) (*connectRequest, error) {
+	if len(args.At(0)) > longestRequest {
+		return nil, muxrpc.Errorf("the request is too long")
+	}
+	var request *connectRequest
+	err := args.Decode(&request)
+	return request, err
 }
 
 // check returns who wants to come through, if the caller is a room that we are in, and means us.
@@ -177,7 +191,7 @@ func (a *Attendant) isRoom(p *secretstack.Peer) bool {
 func couldNotConnect(target string) error {
 	const longest = 100 // a reference has 53
 	if len(target) > longest {
-		target = target[:longest]
+		target = strings.ToValidUTF8(target[:longest], "")
 	}
 	return muxrpc.Errorf("could not connect to %s", target)
 }

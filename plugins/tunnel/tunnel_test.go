@@ -539,6 +539,7 @@ func TestTunnelsThatWeDidNotAskForAreRefused(t *testing.T) {
 		"from nobody":   {portal.Peers(alice.ID())[0], []any{argument{"target": ref(t, "alice")}}, "could not connect to " + ref(t, "alice")},
 		"from rubbish":  {portal.Peers(alice.ID())[0], []any{argument{"target": ref(t, "alice"), "origin": "bob"}}, "could not connect to " + ref(t, "alice")},
 		"long rubbish":  {stranger, []any{argument{"target": strings.Repeat("x", 1000)}}, "could not connect to " + strings.Repeat("x", 100)},
+		"too long":      {stranger, []any{argument{"instance": strings.Repeat("x", 4<<10)}}, "the request is too long"},
 		"null":          {stranger, []any{nil}, "opts *must* be provided"},
 		"nothing":       {stranger, nil, "opts *must* be provided"},
 		"a wrong field": {stranger, []any{argument{"origin": 3}}, "argument 0 is invalid: unexpected number in origin"},
