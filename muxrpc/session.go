@@ -77,7 +77,7 @@ type state struct {
 
 // New starts a session over conn, which it owns from then on: conn is closed when the session ends, and its Close must
 // unblock its Read and Write. Deadlines for writing are used if it has them. When ctx is cancelled the session ends
-// as by Abort; the contexts of handlers derive from it.
+// as by Abort; the contexts of handlers have its values.
 func New(ctx context.Context, conn io.ReadWriteCloser, opts Options) *Session {
 	s := &Session{
 		conn:     conn,
@@ -95,7 +95,7 @@ func New(ctx context.Context, conn io.ReadWriteCloser, opts Options) *Session {
 	s.meter.start()
 	s.perms.Store(opts.Permissions.compile())
 	s.reader = packetstream.NewReader(meteredReader{s}, uint32(min(s.limits.MaxPacket, math.MaxInt32)))
-	inner, cancel := context.WithCancelCause(ctx)
+	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // the session ends first, then its handlers
 	s.ctx, s.cancel = context.WithValue(inner, sessionKey{}, s), cancel
 	s.mu.Lock() // the session may end before AfterFunc returns
 	defer s.mu.Unlock()
