@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/coder/websocket"
 
@@ -27,7 +26,7 @@ func (t *Transport) Listen(ctx context.Context, in multiserver.Incoming) (multis
 	if err != nil {
 		return nil, err
 	}
-	l := &listener{t: t, entry: e, conns: make(chan net.Conn), done: make(chan struct{}), fresh: map[net.Conn]struct{}{}}
+	l := &listener{t: t, entry: e, conns: make(chan net.Conn), done: make(chan struct{}), open: map[net.Conn]http.ConnState{}}
 	if t.opts.Mounted {
 		t.mount(l)
 		return l, nil
@@ -79,15 +78,13 @@ type listener struct {
 	done   chan struct{} // closed by Close
 
 	mu     sync.Mutex
-	closed bool                  // guarded by mu
-	fresh  map[net.Conn]struct{} // guarded by mu: without a request so far
-	wg     sync.WaitGroup        // upgrades and the server's loop
+	closed bool                        // guarded by mu
+	open   map[net.Conn]http.ConnState // guarded by mu: connections that are no WebSockets, or not yet
+	wg     sync.WaitGroup              // upgrades and the server's loop
 
 	once sync.Once
 	err  error // set inside once
 }
-
-type connKey struct{}
 
 // serve starts an HTTP server on ln.
 func (l *listener) serve(ln net.Listener) {
@@ -95,13 +92,12 @@ func (l *listener) serve(ln net.Listener) {
 	l.server = &http.Server{
 		Handler:           l,
 		ReadHeaderTimeout: opts.HeaderTimeout,
-		IdleTimeout:       time.Minute,
+		ReadTimeout:       opts.RequestTimeout,
+		WriteTimeout:      opts.RequestTimeout, // a connection that is taken over loses both
+		IdleTimeout:       opts.RequestTimeout,
 		MaxHeaderBytes:    64 << 10,
 		ConnState:         l.connState,
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, c)
-		},
-		ErrorLog: slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
 	}
 	l.wg.Go(func() {
 		err := l.serveOn(ln)
@@ -119,34 +115,46 @@ func (l *listener) serveOn(ln net.Listener) error {
 	return l.server.ServeTLS(ln, "", "")
 }
 
-// connState counts the connections that have not sent a request yet, and cuts
-// off those above the limit.
+// connState counts the connections whose clients have proved nothing yet, and
+// makes room for new ones above the limit.
 func (l *listener) connState(c net.Conn, state http.ConnState) {
 	l.mu.Lock()
-	over := false
-	if state == http.StateNew {
-		l.fresh[c] = struct{}{}
-		over = len(l.fresh) > l.t.opts.MaxPending
-	}
-	if state == http.StateClosed || state == http.StateHijacked {
-		delete(l.fresh, c)
+	var cut net.Conn
+	switch _, known := l.open[c]; {
+	case state == http.StateNew:
+		if len(l.open) >= l.t.opts.MaxPending {
+			cut = l.dispensable(c)
+		}
+		l.open[c] = state
+	case state == http.StateClosed || state == http.StateHijacked:
+		delete(l.open, c)
+	case known:
+		l.open[c] = state
 	}
 	l.mu.Unlock()
-	if over {
-		if secure, ok := c.(*tls.Conn); ok {
-			c = secure.NetConn() // without TLS's goodbye, which may wait
-		}
-		_ = c.Close()
+	if cut == nil {
+		return
 	}
+	if secure, ok := cut.(*tls.Conn); ok {
+		cut = secure.NetConn() // without TLS's goodbye, which may wait
+	}
+	_ = cut.Close()
+}
+
+// dispensable returns a connection that waits for its next request, or
+// newcomer if there is none. Called with mu held.
+func (l *listener) dispensable(newcomer net.Conn) net.Conn {
+	for c, state := range l.open {
+		if state == http.StateIdle {
+			delete(l.open, c)
+			return c
+		}
+	}
+	return newcomer
 }
 
 // ServeHTTP serves a request to our own server.
 func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if c, ok := r.Context().Value(connKey{}).(net.Conn); ok {
-		l.mu.Lock()
-		delete(l.fresh, c)
-		l.mu.Unlock()
-	}
 	if l.wants(r) {
 		l.upgrade(w, r)
 		return

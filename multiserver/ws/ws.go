@@ -68,8 +68,14 @@ type Options struct {
 	// HeaderTimeout is how long a client may take to send the head of its
 	// request, TLS included. 0 means 5 seconds.
 	HeaderTimeout time.Duration
-	// MaxPending is how many clients may be about to send their first request.
-	// Those above it are cut off. 0 means 256.
+	// RequestTimeout is how long a client may take for a whole request, how long
+	// for taking the answer, and how long between two requests. A Handler that
+	// needs longer uses http.ResponseController; WebSockets are not bounded by
+	// it. 0 means 30 seconds.
+	RequestTimeout time.Duration
+	// MaxPending is how many HTTP connections may be open that are not, or not
+	// yet, WebSockets. Above it those that wait between two requests are cut off,
+	// or the newest if there are none. 0 means 256.
 	MaxPending int
 	// ClientTLS is used to dial wss; nil means the system's roots.
 	ClientTLS *tls.Config
@@ -89,6 +95,9 @@ func New(opts Options) *Transport {
 	}
 	if opts.HeaderTimeout <= 0 {
 		opts.HeaderTimeout = 5 * time.Second
+	}
+	if opts.RequestTimeout <= 0 {
+		opts.RequestTimeout = 30 * time.Second
 	}
 	if opts.MaxPending <= 0 {
 		opts.MaxPending = 256
