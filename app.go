@@ -98,7 +98,6 @@ func newApp(cfg *resolved, admitFalse bool) *App {
 		sets:       map[string]muxrpc.Permissions{},
 		ready:      make(chan struct{}),
 		done:       make(chan struct{}),
-		detach:     func() bool { return true },
 		peers:      map[[32]byte][]*Peer{},
 		jobs:       map[string]int{},
 		changed:    make(chan struct{}),
@@ -145,15 +144,11 @@ func (a *App) hasStarted() bool {
 	return a.state > starting
 }
 
-// advance moves the app to a later state, and reports whether it was not there before.
-func (a *App) advance(to state) bool {
+// advance moves the app to a later state.
+func (a *App) advance(to state) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.state >= to {
-		return false
-	}
-	a.state = to
-	return true
+	a.state = max(a.state, to)
 }
 
 // applyHooks wraps the methods in the order in which the hooks were added, and keeps those that the app itself calls.

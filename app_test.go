@@ -345,6 +345,36 @@ func TestDuplicateConnectionsAreKept(t *testing.T) {
 	}
 }
 
+// TestTooManyConnectionsAreTurnedAway: those that are open go on, and those that we make are our own affair.
+func TestTooManyConnectionsAreTurnedAway(t *testing.T) {
+	leakCheck(t)
+	stack := stackOf(t, secretstack.Options{}, testPlugin())
+	cfg := quiet(t, "bob")
+	cfg.MaxPeers = 2
+	bob, alice := start(t, stack, cfg), start(t, stack, quiet(t, "alice"))
+	first, second := connect(t, alice, bob), connect(t, alice, bob)
+	for _, p := range []*secretstack.Peer{first, second} {
+		if _, err := muxrpc.Call[string](t.Context(), p, "test.hello", "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	third := connect(t, alice, bob) // alice has proved her key; then it ends
+	<-third.Done()
+	if _, err := muxrpc.Call[string](t.Context(), first, "test.hello", "x"); err != nil {
+		t.Error(err)
+	}
+	connect(t, bob, alice)
+	if n := len(bob.Peers()); n != 3 {
+		t.Errorf("bob has %d connections", n)
+	}
+	second.Abort(nil)
+	first.Abort(nil)
+	eventually(t, "there is room", func() bool { return len(bob.Peers()) == 1 })
+	if _, err := muxrpc.Call[string](t.Context(), connect(t, alice, bob), "test.hello", "x"); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestConnectingToOneselfIsAllowed gives two entries under the own id, as in the original.
 func TestConnectingToOneselfIsAllowed(t *testing.T) {
 	app := start(t, stackOf(t, secretstack.Options{}, testPlugin()), quiet(t, "alice"))

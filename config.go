@@ -25,6 +25,9 @@ const globalKey = "global"
 // DefaultInactivity is how long a connection without a byte either way is kept unless the configuration says otherwise.
 const DefaultInactivity = 10 * time.Minute
 
+// DefaultMaxPeers is how many connections an app has open before it turns others away.
+const DefaultMaxPeers = 16384
+
 // Config says who an app is, where it listens and within what limits. The zero value starts an app with a new identity
 // on the public network, listening on a free port of every interface.
 //
@@ -56,6 +59,9 @@ type Config struct {
 	HandshakeTimeout time.Duration
 	// MaxPending is how many incoming connections may be unproven at a time. Zero: the default of package multiserver.
 	MaxPending int
+	// MaxPeers is how many connections may be open before those who connect to us are turned away. Zero: DefaultMaxPeers.
+	// Negative: any number.
+	MaxPeers int
 	// Limits bound every session; each field documents its zero value. CloseTimeout is also the grace of [App.Close].
 	Limits muxrpc.Limits
 	// Logger gets what went wrong and why. Nil: slog.Default().
@@ -239,6 +245,7 @@ type resolved struct {
 	inactivity time.Duration // 0: for ever
 	handshake  time.Duration // 0: multiserver's default
 	maxPending int
+	maxPeers   int
 	limits     muxrpc.Limits
 	log        *slog.Logger
 	settings   *settings
@@ -250,9 +257,15 @@ func (c *Config) resolve(defaults Settings, entries []entry) (*resolved, error) 
 		return nil, err
 	}
 	s.hide(entries)
-	r := &resolved{dir: c.Dir, maxPending: c.MaxPending, limits: c.Limits, log: c.Logger, settings: s}
+	r := &resolved{dir: c.Dir, maxPending: c.MaxPending, maxPeers: c.MaxPeers, limits: c.Limits, log: c.Logger, settings: s}
 	if r.log == nil {
 		r.log = slog.Default()
+	}
+	switch {
+	case r.maxPeers == 0:
+		r.maxPeers = DefaultMaxPeers
+	case r.maxPeers < 0:
+		r.maxPeers = math.MaxInt
 	}
 	if r.dir == "" {
 		r.dir, _ = s.global["path"].(string)

@@ -54,9 +54,20 @@ func (a *App) isRunning() bool {
 // incoming takes over a connection whose caller has been authorized.
 func (a *App) incoming(conn *multiserver.Conn) {
 	<-a.ready
-	if _, err := a.admit(conn, false); err != nil {
-		a.log.Debug("connection came while the app closed", "peer", conn.Remote().Short())
+	if open := a.connections(); open >= a.cfg.maxPeers {
+		a.log.Warn("secretstack: a peer was turned away: too many connections", "peer", conn.Remote().Short(), "open", open)
+		_ = conn.Abort()
+		return
 	}
+	if _, err := a.admit(conn, false); err != nil {
+		a.log.Debug("secretstack: a connection came while the app closed", "peer", conn.Remote().Short())
+	}
+}
+
+func (a *App) connections() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.open
 }
 
 // admit makes a peer of a connection, and tells the plugins.
@@ -80,7 +91,7 @@ func (a *App) admit(conn *multiserver.Conn, isClient bool) (*Peer, error) {
 		f(p)
 	}
 	l.ready.Done()
-	a.log.Debug("connected", "peer", p.Key().Short(), "client", isClient, "address", p.Address())
+	a.log.Debug("secretstack: connected", "peer", p.Key().Short(), "client", isClient, "address", p.Address())
 	return p, nil
 }
 
@@ -116,7 +127,7 @@ func (a *App) ended(l *link) {
 	for _, f := range a.remove(p) {
 		f(p)
 	}
-	a.log.Debug("disconnected", "peer", p.Key().Short(), "reason", p.Err())
+	a.log.Debug("secretstack: disconnected", "peer", p.Key().Short(), "reason", p.Err())
 	_ = p.Close(a.life) // waits for its handlers, whose contexts have ended
 	a.mu.Lock()
 	defer a.mu.Unlock()

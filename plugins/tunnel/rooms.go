@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/secretstack/secretstack"
@@ -22,6 +23,11 @@ const (
 	// retryMin and retryMax bound the time between attempts to connect to a portal; it doubles with each.
 	retryMin = time.Second
 	retryMax = time.Minute
+	// maxAttendants is how many attendants of a room are kept track of. Any peer may say that it is a room.
+	maxAttendants      = 16384
+	maxAttendantsInAll = 4 * maxAttendants
+	// longestName bounds what a room is called, in bytes.
+	longestName = 256
 )
 
 // denied ends the message of every peer that does not let us call a method, which is how one without the method shows
@@ -33,6 +39,8 @@ type room struct {
 	peer    *secretstack.Peer
 	name    string                // set before it is in Attendant.rooms
 	present map[[32]byte]presence // guarded by Attendant.mu: the other attendants
+	left    bool                  // guarded by Attendant.mu: the connection has ended
+	warn    sync.Once             // that there are more than are kept track of
 }
 
 // presence is somebody's stay in a room.
@@ -66,6 +74,9 @@ func ask(ctx context.Context, p *secretstack.Peer) (name string, isRoom bool) {
 	}
 	fields, _ := answer.(map[string]any)
 	name, _ = fields["name"].(string)
+	if len(name) > longestName {
+		name = strings.ToValidUTF8(name[:longestName], "")
+	}
 	return name, truthy(answer)
 }
 
@@ -133,11 +144,16 @@ func (a *Attendant) enter(r *room) bool {
 func (a *Attendant) leave(p *secretstack.Peer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	before := len(a.rooms)
-	a.rooms = slices.DeleteFunc(a.rooms, func(r *room) bool { return r.peer == p })
-	if len(a.rooms) < before {
-		a.signal()
+	i := slices.IndexFunc(a.rooms, func(r *room) bool { return r.peer == p })
+	if i < 0 {
+		return
 	}
+	r := a.rooms[i]
+	a.rooms = slices.Delete(a.rooms, i, i+1)
+	a.kept -= len(r.present)
+	r.present = nil
+	r.left = true
+	a.signal()
 }
 
 // attendantsEvent is an item of room.attendants.
@@ -176,10 +192,19 @@ func (a *Attendant) followEndpoints(ctx context.Context, r *room) error {
 
 // replace takes over who is in a room.
 func (a *Attendant) replace(r *room, ids []string) {
+	if !a.replaced(r, ids) {
+		r.warn.Do(func() { a.warnFull(r) })
+	}
+}
+
+// replaced reports whether all were taken over.
+func (a *Attendant) replaced(r *room, ids []string) (all bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	before := r.present
-	r.present = make(map[[32]byte]presence, len(ids))
+	a.kept -= len(before)
+	r.present = make(map[[32]byte]presence, min(len(ids), maxAttendants))
+	all = true
 	for _, id := range ids {
 		key, ok := a.other(id)
 		if !ok {
@@ -189,27 +214,51 @@ func (a *Attendant) replace(r *room, ids []string) {
 		if !known {
 			stay = a.newPresence(key)
 		}
-		r.present[key.Array()] = stay
+		all = a.keep(r, stay) && all
 	}
 	a.signal()
+	return all
 }
 
 // update takes over that somebody has joined or left.
 func (a *Attendant) update(r *room, id string, joined bool) {
-	key, ok := a.other(id)
-	if !ok {
-		return
+	if key, ok := a.other(id); ok && !a.updated(r, key, joined) {
+		r.warn.Do(func() { a.warnFull(r) })
 	}
+}
+
+// updated reports whether the change was taken over.
+func (a *Attendant) updated(r *room, key keys.PublicKey, joined bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	defer a.signal()
 	_, known := r.present[key.Array()]
 	switch {
 	case joined && !known:
-		r.present[key.Array()] = a.newPresence(key)
-	case !joined:
+		return a.keep(r, a.newPresence(key))
+	case !joined && known:
 		delete(r.present, key.Array())
+		a.kept--
 	}
-	a.signal()
+	return true
+}
+
+// keep adds somebody to a room, unless there are too many already. The caller holds mu.
+func (a *Attendant) keep(r *room, stay presence) bool {
+	key := stay.key.Array()
+	if _, twice := r.present[key]; twice {
+		return true
+	}
+	if r.left || len(r.present) >= maxAttendants || a.kept >= maxAttendantsInAll {
+		return false
+	}
+	r.present[key] = stay
+	a.kept++
+	return true
+}
+
+func (a *Attendant) warnFull(r *room) {
+	a.setup.Logger().Warn("tunnel: a room has more attendants than are kept track of", "room", r.peer.Key().Short(), "limit", maxAttendants)
 }
 
 // newPresence is called with mu held.

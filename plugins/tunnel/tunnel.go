@@ -51,6 +51,7 @@ type Attendant struct {
 
 	mu      sync.Mutex
 	rooms   []*room       // one for each connection to a room
+	kept    int           // attendants of all rooms
 	stays   uint64        // how often somebody was found in a room
 	changed chan struct{} // closed, and replaced, when rooms or who is in them change
 }

@@ -3,6 +3,7 @@ package tunnel_test
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -721,5 +722,46 @@ func TestPortalsThatCannotBeAreErrors(t *testing.T) {
 		}
 		_, err := stack.Start(t.Context(), secretstack.Config{Host: "127.0.0.1"})
 		wantErr(t, err, want)
+	}
+}
+
+// TestRoomsCannotFillTheMemoryOfAttendants: any peer may say that it is a room, and that somebody joins without end.
+func TestRoomsCannotFillTheMemoryOfAttendants(t *testing.T) {
+	const limit = 16384
+	made := func(i int) string {
+		seed := sha256.Sum256(fmt.Append(nil, i))
+		return "@" + base64.StdEncoding.EncodeToString(seed[:]) + ".ed25519"
+	}
+	var state []string
+	for i := range limit + 1000 {
+		state = append(state, made(i))
+	}
+	for name, source := range map[string]func(context.Context, muxrpc.None) iter.Seq2[any, error]{
+		"one by one": func(ctx context.Context, _ muxrpc.None) iter.Seq2[any, error] {
+			return func(yield func(any, error) bool) {
+				for _, id := range state {
+					if !yield(map[string]any{"type": "joined", "id": id}, nil) {
+						return
+					}
+				}
+				<-ctx.Done()
+			}
+		},
+		"at once": items(map[string]any{"type": "state", "ids": state}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			alice := w.app(t, "alice", tunnel.Plugin(tunnel.Config{}))
+			long := strings.Repeat("ü", 1<<20)
+			connect(t, w.app(t, "mallory", answers(map[string]any{"room.metadata": map[string]any{"name": long}, "room.attendants": source})), alice)
+			eventually(t, "the room is full", func() bool {
+				rooms := attendant(alice).Rooms()
+				return len(rooms) == 1 && len(rooms[0].Attendants) == limit
+			})
+			time.Sleep(20 * time.Millisecond)
+			if r := attendant(alice).Rooms()[0]; len(r.Attendants) != limit || len(r.Name) > 256 {
+				t.Errorf("%d attendants and %d bytes of name are kept", len(r.Attendants), len(r.Name))
+			}
+		})
 	}
 }
