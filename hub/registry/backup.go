@@ -1,0 +1,328 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	restoringFolder = "restoring" // in which an archive is unpacked
+
+	restoreInFlight = 256
+)
+
+// Backup writes everything that the registry holds, records and buckets, to w while it works on. What was acknowledged
+// before Backup was called is in it. The archive holds what the buckets hold, which may be secret.
+func (r *Registry) Backup(ctx context.Context, w io.Writer) (Archive, error) {
+	info := Archive{Hub: r.cfg.Identity.Public(), Created: r.cfg.Now().UTC(), Records: r.Count()}
+	n, err := r.engine()
+	if err != nil {
+		return info, err
+	}
+	a, err := newArchiver(w)
+	if err == nil {
+		err = a.json(frameHeader, info)
+	}
+	if err != nil {
+		return info, fmt.Errorf("registry: write the archive: %w", err)
+	}
+	names, err := n.streams(ctx)
+	if err != nil {
+		return info, err
+	}
+	for _, name := range names {
+		if err := n.archive(ctx, a, name); err != nil {
+			return info, err
+		}
+	}
+	if err := a.end(r.cfg.Identity); err != nil {
+		return info, fmt.Errorf("registry: write the archive: %w", err)
+	}
+	info.Messages = a.messages
+	return info, nil
+}
+
+// errIdle says that nothing comes from a stream any more.
+var errIdle = errors.New("nothing comes any more")
+
+// archive writes one stream. It goes on until it has caught up once: a key that is written anew meanwhile moves to the end
+// of its stream, and would be missed if the end were fixed at the start.
+func (n *run) archive(ctx context.Context, a *archiver, name string) error {
+	info, err := n.describe(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := a.json(frameStream, info.Config); err != nil {
+		return fmt.Errorf("registry: write the archive: %w", err)
+	}
+	if info.State.Msgs == 0 {
+		return nil
+	}
+	life, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(n.life, func() { cancel(ErrUnavailable) })()
+	idle := time.AfterFunc(n.limits.WriteTimeout, func() { cancel(errIdle) })
+	defer idle.Stop()
+	var last uint64
+	err = n.follow(life, name, 1, func(m message) error {
+		last = m.sequence
+		if err := a.message(m); err != nil {
+			return fmt.Errorf("registry: write the archive: %w", err)
+		}
+		if m.pending == 0 {
+			return errLeft
+		}
+		idle.Reset(n.limits.WriteTimeout)
+		return nil
+	})
+	switch {
+	case errors.Is(err, errLeft):
+		return nil
+	case errors.Is(context.Cause(life), errIdle):
+		return n.emptied(ctx, name, last)
+	}
+	return err
+}
+
+// emptied checks that a stream from which nothing more came has nothing more: what was left of it has expired.
+func (n *run) emptied(ctx context.Context, name string, last uint64) error {
+	info, err := n.describe(ctx, name)
+	if err != nil {
+		return err
+	}
+	if info.State.Msgs > 0 && info.State.LastSeq > last {
+		return fmt.Errorf("%w: %s cannot be read", ErrUnavailable, name)
+	}
+	return nil
+}
+
+func (e *engine) describe(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
+	ctx, cancel := e.guard(ctx)
+	defer cancel()
+	s, err := e.js.Stream(ctx, name)
+	if err != nil {
+		return nil, e.failure(ctx, "describe "+name, err)
+	}
+	return s.CachedInfo(), nil
+}
+
+// Restore unpacks an archive into dir, which must be empty or not there yet, and tells what was in it. The folder is what
+// Open takes when Restore has returned without an error; otherwise it is left as it was. Its error is ErrNotEmpty,
+// ErrArchive, ErrLocked, ErrUnavailable or why r could not be read.
+//
+// Compare the hub in the result with the identity that the folder is for: the archive is signed with that one.
+func Restore(ctx context.Context, r io.Reader, dir string) (Archive, error) {
+	u, info, err := newUnarchiver(r)
+	if err != nil {
+		return info, err
+	}
+	created, err := emptyFolder(dir)
+	if err != nil {
+		return info, err
+	}
+	lock, err := lockFolder(dir)
+	if err != nil {
+		return info, err
+	}
+	sequence, err := restoreInto(ctx, u, info, filepath.Join(dir, restoringFolder))
+	if err == nil {
+		err = settle(dir, sequence)
+	}
+	info.Messages = u.messages
+	return info, errors.Join(err, leaveRestored(dir, lock, err != nil, created))
+}
+
+// emptyFolder makes the folder, or sees that nothing is in it.
+func emptyFolder(dir string) (created bool, err error) {
+	files, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return false, fmt.Errorf("%w: %v", ErrUnavailable, err)
+		}
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("%w: %v", ErrUnavailable, err)
+	case len(files) > 0:
+		return false, fmt.Errorf("%w: %s", ErrNotEmpty, dir)
+	}
+	return false, nil
+}
+
+// leaveRestored gives the folder back. After a failure it takes away what has been put there.
+func leaveRestored(dir string, lock *os.File, failed, created bool) error {
+	if !failed {
+		return lock.Close()
+	}
+	var errs []error
+	for _, name := range []string{restoringFolder, engineFolder, markName} {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, name)))
+	}
+	errs = append(errs, lock.Close(), os.Remove(filepath.Join(dir, lockName)))
+	if created {
+		errs = append(errs, os.Remove(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// restoreInto runs an engine in a folder of its own and gives it what the archive holds. It returns the last message of the
+// log. The engine does not sync: everything is synced at the end, once.
+func restoreInto(ctx context.Context, u *unarchiver, info Archive, dir string) (uint64, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return 0, fmt.Errorf("%w: %v", ErrUnavailable, err)
+	}
+	var limits Limits
+	limits.fill()
+	e, err := startEngine(ctx, dir, limits, slog.New(slog.DiscardHandler), false)
+	var last uint64
+	if err == nil {
+		err = e.unpack(ctx, u, info)
+	}
+	if err == nil {
+		last, err = e.ensureLog(ctx)
+	}
+	if err = errors.Join(err, e.close()); err != nil {
+		return 0, err
+	}
+	return last, syncTree(dir)
+}
+
+// unpack publishes everything in the archive.
+func (e *engine) unpack(ctx context.Context, u *unarchiver, info Archive) error {
+	js, err := jetstream.New(e.conn, jetstream.WithPublishAsyncMaxPending(restoreInFlight))
+	if err != nil {
+		return e.failure(ctx, "unpack", err)
+	}
+	acks := make([]jetstream.PubAckFuture, 0, restoreInFlight)
+	for {
+		kind, body, before, err := u.next()
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case frameEnd:
+			if err := e.settled(ctx, acks); err != nil {
+				return err
+			}
+			return u.end(body, before, info.Hub)
+		case frameStream:
+			err = e.unpackStream(ctx, u, body)
+		case frameMessage:
+			var ack jetstream.PubAckFuture
+			if ack, err = e.unpackMessage(js, u, body); err == nil {
+				acks = append(acks, ack)
+			}
+		default:
+			err = u.broken(nil, "a frame is of an unknown kind")
+		}
+		if err == nil && len(acks) == cap(acks) {
+			err = e.settled(ctx, acks)
+			acks = acks[:0]
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (e *engine) unpackStream(ctx context.Context, u *unarchiver, body []byte) error {
+	var config jetstream.StreamConfig
+	if err := json.Unmarshal(body, &config); err != nil {
+		return u.broken(nil, "the description of a stream is malformed")
+	}
+	ctx, cancel := e.guard(ctx)
+	defer cancel()
+	config.Replicas = 1
+	if _, err := e.js.CreateStream(ctx, config); err != nil {
+		return e.failure(ctx, "make stream "+config.Name, err)
+	}
+	return nil
+}
+
+func (e *engine) unpackMessage(js jetstream.JetStream, u *unarchiver, body []byte) (jetstream.PubAckFuture, error) {
+	m, err := u.message(body)
+	if err != nil {
+		return nil, err
+	}
+	out := &nats.Msg{Subject: m.subject, Header: nats.Header{}, Data: m.data}
+	for name, values := range m.header {
+		if isExpectation(name) {
+			continue // it was met when the message was first written
+		}
+		out.Header[name] = values
+	}
+	ack, err := js.PublishMsgAsync(out)
+	if err != nil {
+		return nil, fmt.Errorf("%w: unpack: %v", ErrUnavailable, err)
+	}
+	return ack, nil
+}
+
+func isExpectation(header string) bool {
+	return strings.HasPrefix(header, "Nats-Expected-") || header == jetstream.MsgIDHeader
+}
+
+// settled waits until the engine has taken in what was published.
+func (e *engine) settled(ctx context.Context, acks []jetstream.PubAckFuture) error {
+	ctx, cancel := e.guard(ctx)
+	defer cancel()
+	for _, ack := range acks {
+		select {
+		case <-ack.Ok():
+		case err := <-ack.Err():
+			return e.failure(ctx, "unpack", err)
+		case <-ctx.Done():
+			return e.failure(ctx, "unpack", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// settle moves what has been unpacked to its place. The last step is the one that makes the folder a registry's.
+func settle(dir string, last uint64) error {
+	m, err := openMark(dir)
+	if err != nil {
+		return err
+	}
+	m.write(last)
+	if err := m.close(); err != nil {
+		return fmt.Errorf("%w: %v", ErrUnavailable, err)
+	}
+	restoring := filepath.Join(dir, restoringFolder)
+	err = os.Rename(filepath.Join(restoring, engineFolder), filepath.Join(dir, engineFolder))
+	if err == nil {
+		err = os.Remove(restoring)
+	}
+	if err == nil {
+		err = syncTree(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %v", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// syncTree writes all files and folders below dir to the disk.
+func syncTree(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.Name() == lockName {
+			return nil
+		}
+		return syncFile(path, d.IsDir())
+	})
+}

@@ -1,0 +1,115 @@
+package registry
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/secretstack/secretstack/keys"
+)
+
+// Config says how a registry is opened. Dir and Identity are needed.
+type Config struct {
+	// Dir is the data folder. It is made if it is not there (mode 0700). One process has it at a time.
+	Dir string
+
+	// Identity is the hub's. Statements must be meant for its public key, and it signs receipts. A hub that changes its
+	// identity can no longer check what it holds.
+	Identity *keys.Identity
+
+	// Logger gets what operators should know, and at debug level what the engine says. Nil: nothing is logged.
+	Logger *slog.Logger
+
+	// Limits bounds what can be bounded.
+	Limits Limits
+
+	// Replicas is on how many nodes each write must be before it is acknowledged. Zero or one: this one. More are refused:
+	// clusters are not built yet.
+	Replicas int
+
+	// Now is the clock that dates records. No decision depends on it. Nil: time.Now.
+	Now func() time.Time
+}
+
+// Limits are the bounds of a registry. The zero value of each field means its default.
+type Limits struct {
+	// MaxEvidence is the most bytes of proof that are kept with a record. Zero: 16 KiB. At most 256 KiB.
+	MaxEvidence int
+
+	// MaxGroup is how many registrations share one write to disk at most. Zero: 512.
+	MaxGroup int
+
+	// MaxWaiting is how many registrations wait for the disk at most; further ones wait to be let in. Zero: 4096.
+	MaxWaiting int
+
+	// MaxValue is the most bytes of a value in a bucket. Zero: 256 KiB. At most 512 KiB.
+	MaxValue int
+
+	// MinFree is how many bytes must be free on the disk for anything to be written. A disk that other programs fill up
+	// then never meets the engine in the middle of a write. Zero: 64 MiB. Less than zero: not looked at.
+	MinFree int64
+
+	// WriteTimeout bounds one write to disk. Zero: 5 s.
+	WriteTimeout time.Duration
+
+	// StartTimeout bounds the start of the engine, which reads all that is stored. Zero: 5 min.
+	StartTimeout time.Duration
+
+	// CloseTimeout bounds the engine's way down. Zero: 10 s.
+	CloseTimeout time.Duration
+
+	// RetryMin and RetryMax bound the pause between attempts to restart a failed engine. Zero: 1 s and 30 s.
+	RetryMin, RetryMax time.Duration
+}
+
+const (
+	maxEvidence = 256 << 10
+	maxValue    = 512 << 10
+
+	// maxGroupBytes keeps a group, with one registration of any size on top, below the engine's 1 MiB for a message.
+	maxGroupBytes = 512 << 10
+)
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Dir == "" {
+		return c, errors.New("registry: no data folder given")
+	}
+	if c.Identity.IsZero() {
+		return c, errors.New("registry: no identity given")
+	}
+	if c.Replicas > 1 {
+		return c, errors.New("registry: more than one replica needs a cluster, which this version does not build")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	c.Limits.fill()
+	return c, nil
+}
+
+// fill puts the defaults in.
+func (l *Limits) fill() {
+	setDefault(&l.MaxEvidence, 16<<10)
+	setDefault(&l.MaxGroup, 512)
+	setDefault(&l.MaxWaiting, 4096)
+	setDefault(&l.MaxValue, 256<<10)
+	setDefault(&l.WriteTimeout, 5*time.Second)
+	setDefault(&l.StartTimeout, 5*time.Minute)
+	setDefault(&l.CloseTimeout, 10*time.Second)
+	setDefault(&l.RetryMin, time.Second)
+	setDefault(&l.RetryMax, 30*time.Second)
+	l.MaxEvidence = min(l.MaxEvidence, maxEvidence)
+	l.MaxValue = min(l.MaxValue, maxValue)
+	if l.MinFree == 0 {
+		l.MinFree = 64 << 20
+	}
+}
+
+func setDefault[T int | time.Duration](field *T, value T) {
+	if *field <= 0 {
+		*field = value
+	}
+}

@@ -1,0 +1,139 @@
+package registry
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/secrez"
+)
+
+// An entry is a record in memory. It never changes once it is in a directory.
+type entry struct {
+	key       [keySize]byte
+	id        secrez.ID
+	sequence  uint64
+	since     int64 // ms
+	box       *[boxSize]byte
+	digest    uint64 // of the evidence, to know a repeated registration
+	confirmed bool   // the owner has signed a statement that names the id
+	retired   bool   // the id was given up; nobody gets it again
+
+	message uint64 // where the evidence is: the message of the log
+	index   int    // and which deed in it
+}
+
+func (e *entry) record() Record {
+	key, _ := keys.NewPublicKey(e.key[:]) // it has the length
+	r := Record{ID: e.id, Key: key, Sequence: e.sequence, Since: time.UnixMilli(e.since).UTC()}
+	if e.box != nil {
+		r.Box = bytes.Clone(e.box[:])
+	}
+	return r
+}
+
+func (d *deed) entry(message uint64, index int) *entry {
+	digest, confirmed := d.evidence.summary()
+	return &entry{
+		key: d.key, id: d.id, sequence: d.sequence, since: d.since, box: d.box,
+		digest: digest, confirmed: confirmed, message: message, index: index,
+	}
+}
+
+// A directory holds all records in memory. It changes only by applying the messages of the log, in their order, so that
+// every node that reads the log has the same one.
+type directory struct {
+	mu      sync.RWMutex
+	byKey   map[[keySize]byte]*entry // guarded by mu
+	byID    map[secrez.ID]*entry     // with the retired ones; guarded by mu
+	applied uint64                   // last message of the log; guarded by mu
+	moved   chan struct{}            // closed and replaced when applied grows; guarded by mu
+}
+
+func newDirectory() *directory {
+	return &directory{
+		byKey: map[[keySize]byte]*entry{},
+		byID:  map[secrez.ID]*entry{},
+		moved: make(chan struct{}),
+	}
+}
+
+func (d *directory) keyed(key [keySize]byte) *entry {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.byKey[key]
+}
+
+func (d *directory) identified(id secrez.ID) *entry {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.byID[id]
+}
+
+func (d *directory) counts() (live, ids int, applied uint64) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return len(d.byKey), len(d.byID), d.applied
+}
+
+// position tells what has been applied, with a channel that is closed when that changes.
+func (d *directory) position() (applied uint64, moved <-chan struct{}) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.applied, d.moved
+}
+
+// all copies the live entries, in the order of the log.
+func (d *directory) all() []*entry {
+	d.mu.RLock()
+	entries := make([]*entry, 0, len(d.byKey))
+	for _, e := range d.byKey {
+		entries = append(entries, e)
+	}
+	d.mu.RUnlock()
+	slices.SortFunc(entries, func(a, b *entry) int {
+		return cmp.Or(cmp.Compare(a.message, b.message), cmp.Compare(a.index, b.index))
+	})
+	return entries
+}
+
+// apply takes in one message of the log and reports how many of its deeds contradict what came before, which are left out.
+// A message that was applied before is passed over.
+func (d *directory) apply(message uint64, deeds []deed) (refused int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if message <= d.applied {
+		return 0
+	}
+	for i := range deeds {
+		if !d.applyOne(deeds[i].entry(message, i)) {
+			refused++
+		}
+	}
+	d.applied = message
+	close(d.moved)
+	d.moved = make(chan struct{})
+	return refused
+}
+
+// applyOne keeps two rules, whatever the log says: a key's sequence only grows, and an id stays its first owner's.
+func (d *directory) applyOne(e *entry) bool {
+	if holder := d.byID[e.id]; holder != nil && holder.key != e.key {
+		return false
+	}
+	old := d.byKey[e.key]
+	if old != nil {
+		if e.sequence < old.sequence || e.sequence == old.sequence && e.id != old.id {
+			return false
+		}
+		if e.id != old.id {
+			d.byID[old.id] = &entry{key: old.key, id: old.id, retired: true}
+		}
+	}
+	d.byKey[e.key] = e
+	d.byID[e.id] = e
+	return true
+}

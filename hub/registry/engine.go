@@ -1,0 +1,261 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	logStream    = "registry"
+	logSubject   = "registry.log"
+	bucketPrefix = "KV_" // with which the engine's names for key-value streams begin
+
+	// engineStorage is the engine's own limit for its files. The disk is the limit that counts: see Limits.MinFree.
+	engineStorage = 1 << 50
+	engineMemory  = 64 << 20
+)
+
+// engine is one run of the embedded NATS server: no network, one connection inside the process, files below dir.
+type engine struct {
+	dir    string
+	server *server.Server
+	conn   *nats.Conn          // set before started is closed
+	js     jetstream.JetStream // set before started is closed
+	alarm  *alarm
+	limits Limits
+
+	started  chan struct{} // closed when start has returned
+	startErr error         // set before started is closed
+
+	leave sync.Once
+	gone  chan struct{} // closed when the server has ended and let go of its files
+}
+
+// startEngine starts the engine on the files in dir. With synced, a write is acknowledged when it is on disk. The engine it
+// returns must be closed, also when there is an error.
+func startEngine(ctx context.Context, dir string, limits Limits, logger *slog.Logger, synced bool) (*engine, error) {
+	e := &engine{dir: dir, alarm: newAlarm(), limits: limits, started: make(chan struct{}), gone: make(chan struct{})}
+	opts := &server.Options{
+		ServerName:             "registry",
+		DontListen:             true,
+		NoSigs:                 true,
+		StoreDir:               dir,
+		SyncAlways:             synced,
+		JetStreamMaxStore:      engineStorage,
+		JetStreamMaxMemory:     engineMemory,
+		DisableJetStreamBanner: true,
+	}
+	var err error
+	if e.server, err = server.NewServer(opts); err != nil {
+		close(e.started)
+		return e, fmt.Errorf("%w: set up the engine: %v", ErrUnavailable, err)
+	}
+	e.server.SetLoggerV2(&engineLogger{out: logger, alarm: e.alarm}, logger.Enabled(ctx, levelEngineDebug), false, false)
+	go func() { // it reads all files and knows no context
+		defer close(e.started)
+		e.startErr = e.start(synced)
+	}()
+	timeout := time.NewTimer(limits.StartTimeout)
+	defer timeout.Stop()
+	select {
+	case <-e.started:
+		return e, e.startErr
+	case <-timeout.C:
+		return e, fmt.Errorf("%w: the engine did not start within %v%s", ErrUnavailable, limits.StartTimeout, e.alarm.said())
+	case <-ctx.Done():
+		return e, fmt.Errorf("registry: start the engine: %w", context.Cause(ctx))
+	}
+}
+
+func (e *engine) start(synced bool) error {
+	e.server.Start()
+	err := e.server.EnableJetStream(&server.JetStreamConfig{
+		StoreDir: e.dir, SyncAlways: synced, MaxStore: engineStorage, MaxMemory: engineMemory,
+	})
+	if err != nil {
+		return fmt.Errorf("%w: start the engine: %v", ErrUnavailable, err)
+	}
+	if !e.server.ReadyForConnections(e.limits.StartTimeout) {
+		return fmt.Errorf("%w: the engine is not ready%s", ErrUnavailable, e.alarm.said())
+	}
+	if e.conn, err = nats.Connect("", nats.InProcessServer(e.server), nats.NoReconnect()); err != nil {
+		return fmt.Errorf("%w: reach the engine: %v", ErrUnavailable, err)
+	}
+	if e.js, err = jetstream.New(e.conn); err != nil {
+		return fmt.Errorf("%w: reach the engine: %v", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// close ends the engine. It gives up waiting for that after a bounded time; gone tells when it has happened.
+func (e *engine) close() error {
+	e.leave.Do(func() { go e.shutDown() })
+	timeout := time.NewTimer(e.limits.CloseTimeout)
+	defer timeout.Stop()
+	select {
+	case <-e.gone:
+		return nil
+	case <-timeout.C:
+		return fmt.Errorf("%w: the engine did not end within %v", ErrUnavailable, e.limits.CloseTimeout)
+	}
+}
+
+func (e *engine) shutDown() {
+	defer close(e.gone)
+	<-e.started
+	if e.conn != nil {
+		e.conn.Close()
+	}
+	if e.server != nil {
+		e.server.Shutdown()
+		e.server.WaitForShutdown()
+	}
+}
+
+// streams names the streams that the engine has loaded.
+func (e *engine) streams(ctx context.Context) ([]string, error) {
+	ctx, cancel := e.guard(ctx)
+	defer cancel()
+	var names []string
+	list := e.js.StreamNames(ctx)
+	for name := range list.Name() {
+		names = append(names, name)
+	}
+	if err := list.Err(); err != nil {
+		return nil, e.failure(ctx, "list streams", err)
+	}
+	return names, nil
+}
+
+// ensureLog opens the log, or makes it.
+func (e *engine) ensureLog(ctx context.Context) (last uint64, err error) {
+	ctx, cancel := e.guard(ctx)
+	defer cancel()
+	s, err := e.js.CreateOrUpdateStream(ctx, logConfig())
+	if err != nil {
+		return 0, e.failure(ctx, "open the log", err)
+	}
+	return s.CachedInfo().State.LastSeq, nil
+}
+
+func logConfig() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              logStream,
+		Subjects:          []string{logSubject},
+		Storage:           jetstream.FileStorage,
+		Discard:           jetstream.DiscardNew,
+		MaxMsgs:           -1,
+		MaxBytes:          -1,
+		MaxMsgsPerSubject: -1,
+		Replicas:          1,
+		DenyDelete:        true,
+		DenyPurge:         true,
+		Duplicates:        time.Second, // sequences are expected instead; this keeps no table
+	}
+}
+
+// errMoved says that the log has grown beyond what the writer knew.
+var errMoved = errors.New("the log has moved on")
+
+// appendLog writes one message to the log, provided that it ends with the message last, and returns when it is on disk.
+func (e *engine) appendLog(ctx context.Context, group []byte, last uint64) (uint64, error) {
+	ctx, cancel := e.guard(ctx)
+	defer cancel()
+	ack, err := e.js.Publish(ctx, logSubject, group, jetstream.WithExpectLastSequence(last), jetstream.WithRetryAttempts(0))
+	if isWrongSequence(err) {
+		return 0, errMoved
+	}
+	if err != nil {
+		return 0, e.failure(ctx, "write", err)
+	}
+	return ack.Sequence, nil
+}
+
+func isWrongSequence(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+		api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
+// readLog fetches one message of the log.
+func (e *engine) readLog(ctx context.Context, sequence uint64) ([]byte, error) {
+	ctx, cancel := e.guard(ctx)
+	defer cancel()
+	s, err := e.js.Stream(ctx, logStream)
+	if err != nil {
+		return nil, e.failure(ctx, "read", err)
+	}
+	m, err := s.GetMsg(ctx, sequence)
+	if err != nil {
+		return nil, e.failure(ctx, "read", err)
+	}
+	return m.Data, nil
+}
+
+// A message is one message of a stream.
+type message struct {
+	subject  string
+	header   nats.Header
+	data     []byte
+	sequence uint64
+	pending  uint64 // messages of the stream that follow this one
+}
+
+// follow hands out the messages of a stream from a sequence on, until ctx ends or fn fails, and returns why it ended.
+func (e *engine) follow(ctx context.Context, stream string, from uint64, fn func(message) error) error {
+	c, err := e.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:   max(from, 1),
+	})
+	if err != nil {
+		return e.failure(ctx, "follow "+stream, err)
+	}
+	messages, err := c.Messages()
+	if err != nil {
+		return e.failure(ctx, "follow "+stream, err)
+	}
+	defer messages.Stop()
+	for {
+		m, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return e.failure(ctx, "follow "+stream, err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return e.failure(ctx, "follow "+stream, err)
+		}
+		err = fn(message{m.Subject(), m.Headers(), m.Data(), meta.Sequence.Stream, meta.NumPending})
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// guard bounds one request to the engine: by the write timeout, and by the engine saying that it cannot write. The engine
+// answers nothing then.
+func (e *engine) guard(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := e.alarm.guard(ctx)
+	ctx, cancel := context.WithTimeoutCause(ctx, e.limits.WriteTimeout,
+		fmt.Errorf("no answer from the disk within %v%s", e.limits.WriteTimeout, e.alarm.said()))
+	return ctx, func() { cancel(); stop() }
+}
+
+// failure says why a request to the engine failed. Everything but the caller's own giving up is ErrUnavailable.
+func (e *engine) failure(ctx context.Context, what string, err error) error {
+	cause := context.Cause(ctx)
+	if cause != nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %s: %v", ErrUnavailable, what, cause)
+	}
+	if cause != nil {
+		return fmt.Errorf("registry: %s: %w", what, cause)
+	}
+	return fmt.Errorf("%w: %s: %v", ErrUnavailable, what, err)
+}

@@ -1,0 +1,94 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+)
+
+// levelEngineDebug is the level of what the engine says for its own developers.
+const levelEngineDebug = slog.LevelDebug - 4
+
+// engineLogger passes on what the engine says. Its notices are not an operator's business and go out at debug level.
+type engineLogger struct {
+	out   *slog.Logger
+	alarm *alarm
+}
+
+func (l *engineLogger) say(level slog.Level, format string, args []any) string {
+	text := fmt.Sprintf(format, args...)
+	l.out.Log(context.Background(), level, "engine: "+text)
+	return text
+}
+
+func (l *engineLogger) Debugf(format string, args ...any)  { l.say(levelEngineDebug, format, args) }
+func (l *engineLogger) Tracef(format string, args ...any)  { l.say(levelEngineDebug, format, args) }
+func (l *engineLogger) Noticef(format string, args ...any) { l.say(slog.LevelDebug, format, args) }
+
+func (l *engineLogger) Warnf(format string, args ...any) {
+	text := l.say(slog.LevelWarn, format, args)
+	l.alarm.note(text, strings.Contains(text, "disabling JetStream"))
+}
+
+func (l *engineLogger) Errorf(format string, args ...any) {
+	l.alarm.note(l.say(slog.LevelError, format, args), true)
+}
+
+func (l *engineLogger) Fatalf(format string, args ...any) { l.Errorf(format, args...) }
+
+// alarmDelay leaves an answer that is on its way the time to arrive.
+const alarmDelay = 200 * time.Millisecond
+
+// An alarm ends the requests to an engine that has said that it fails. Such an engine answers nothing, and waiting for the
+// deadline would tell nothing more.
+type alarm struct {
+	mu      sync.Mutex
+	last    string                          // guarded by mu
+	next    int                             // guarded by mu
+	waiting map[int]context.CancelCauseFunc // guarded by mu
+}
+
+func newAlarm() *alarm { return &alarm{waiting: map[int]context.CancelCauseFunc{}} }
+
+// guard gives a context that ends when the engine says that it fails.
+func (a *alarm) guard(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := a.next
+	a.next++
+	a.waiting[n] = cancel
+	return ctx, func() {
+		a.mu.Lock()
+		delete(a.waiting, n)
+		a.mu.Unlock()
+		cancel(nil)
+	}
+}
+
+// note remembers the last warning or error, and ends what waits if the engine fails.
+func (a *alarm) note(text string, fails bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.last = text
+	if !fails {
+		return
+	}
+	for _, cancel := range a.waiting {
+		time.AfterFunc(alarmDelay, func() { cancel(errors.New(text)) })
+	}
+}
+
+// said gives the last warning or error, to be put behind another text.
+func (a *alarm) said() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.last == "" {
+		return ""
+	}
+	return " (" + a.last + ")"
+}

@@ -1,0 +1,274 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// A request is a petition that waits to be written.
+type request struct {
+	*petition
+	answer chan answer // buffered, so that nobody waits for who has given up
+}
+
+type answer struct {
+	entry *entry
+	err   error
+}
+
+// Register gives a key its id: the one it has, or a new one. When it returns, the id is on disk and Lookup finds it.
+// Concurrent registrations of one key give the same id, and registrations that come together share a write.
+//
+// A key that has an id and asks for nothing else costs no write. Its error is ErrEvidence, ErrBoxKey, ErrStale or ErrClaim for
+// what is wrong with the registration; ErrUnavailable or ErrClosed, within a bounded time, when nothing can be written; or
+// that of ctx. After the last two the id may have been given nonetheless, and asking again tells it.
+func (r *Registry) Register(ctx context.Context, reg Registration) (Record, error) {
+	p, err := reg.verify(r.cfg.Identity.Public(), r.cfg.Limits.MaxEvidence)
+	if err != nil {
+		return Record{}, err
+	}
+	e, deeds, err := newView(r.dir).decide(p, r.nowMilli())
+	if err != nil {
+		return Record{}, err
+	}
+	if len(deeds) > 0 {
+		if e, err = r.commit(ctx, p); err != nil {
+			return Record{}, err
+		}
+	}
+	return e.record(), nil
+}
+
+// commit hands a petition to the writer and waits for its answer.
+func (r *Registry) commit(ctx context.Context, p *petition) (*entry, error) {
+	if _, err := r.writable(); err != nil {
+		return nil, err
+	}
+	// The writer answers all that it has within two writes and the engine's way down.
+	patience := 2*r.cfg.Limits.WriteTimeout + r.cfg.Limits.CloseTimeout
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("%w: too much waits to be written", ErrUnavailable))
+	defer cancel()
+	req := &request{petition: p, answer: make(chan answer, 1)}
+	select {
+	case r.requests <- req:
+	case <-r.done:
+		return nil, ErrClosed
+	case <-ctx.Done():
+		return nil, gaveUp(ctx)
+	}
+	select {
+	case a := <-req.answer:
+		return a.entry, a.err
+	case <-r.done:
+	case <-ctx.Done():
+		return nil, gaveUp(ctx)
+	}
+	select {
+	case a := <-req.answer: // the last thing the writer did
+		return a.entry, a.err
+	default:
+		return nil, ErrClosed
+	}
+}
+
+func gaveUp(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, ErrUnavailable) {
+		return cause
+	}
+	return fmt.Errorf("registry: register: %w", cause)
+}
+
+// work is the writer: the only goroutine that writes to the log, and the one that replaces an engine that fails.
+func (r *Registry) work() {
+	defer close(r.done)
+	pause := r.cfg.Limits.RetryMin
+	for r.life.Err() == nil {
+		n, _ := r.current()
+		if n != nil {
+			pause = r.cfg.Limits.RetryMin
+			r.serve(n)
+			continue
+		}
+		r.rest(pause)
+		pause = min(2*pause, r.cfg.Limits.RetryMax)
+		r.restart(pause)
+	}
+	r.finish()
+}
+
+// serve writes what is asked for, once, or takes down an engine that has failed.
+func (r *Registry) serve(n *run) {
+	var err error
+	select {
+	case <-r.life.Done():
+	case err = <-n.failed:
+	case s := <-r.suspects:
+		if s.run == n {
+			err = s.err
+		}
+	case first := <-r.requests:
+		err = r.write(n, r.gather(first))
+	}
+	if err != nil {
+		r.fail(n, err)
+	}
+}
+
+// gather takes what waits, so that it shares a write.
+func (r *Registry) gather(batch ...*request) []*request {
+	for len(batch) < r.cfg.Limits.MaxGroup {
+		select {
+		case req := <-r.requests:
+			batch = append(batch, req)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// write grants and answers requests. Its error says that the engine has failed; then everybody has been told.
+func (r *Registry) write(n *run, batch []*request) error {
+	for len(batch) > 0 {
+		last, _ := r.dir.position()
+		answered, err := r.writeGroup(n, batch, last)
+		if errors.Is(err, errMoved) {
+			err = r.catchUp(last)
+		}
+		if err != nil {
+			refuse(batch, err)
+			return err
+		}
+		batch = batch[answered:]
+	}
+	return nil
+}
+
+// writeGroup decides on as many requests as fit one message, writes what they need, and answers them when it is on disk.
+// last is the message up to which the directory stands that decides.
+func (r *Registry) writeGroup(n *run, batch []*request, last uint64) (answered int, err error) {
+	v, now := newView(r.dir), r.nowMilli()
+	group, deeds := newGroup(), []deed(nil)
+	var answers []answer
+	for _, req := range batch {
+		if len(group) > maxGroupBytes {
+			break
+		}
+		e, needed, err := v.decide(req.petition, now)
+		for _, d := range needed {
+			group = appendDeed(group, d)
+			deeds = append(deeds, *d)
+		}
+		answers = append(answers, answer{e, err})
+	}
+	if len(deeds) > 0 {
+		sequence, err := n.appendLog(context.Background(), group, last)
+		if err != nil {
+			return 0, err
+		}
+		r.mark.write(sequence)
+		r.apply(sequence, deeds)
+	}
+	for i, a := range answers {
+		batch[i].answer <- a
+	}
+	return len(answers), nil
+}
+
+// catchUp waits until the directory has taken in what somebody else has written: a write of our own that was given up as
+// lost, or one of another node.
+func (r *Registry) catchUp(last uint64) error {
+	applied, moved := r.dir.position()
+	if applied > last {
+		return nil
+	}
+	timeout := time.NewTimer(r.cfg.Limits.WriteTimeout)
+	defer timeout.Stop()
+	select {
+	case <-moved:
+		return nil
+	case <-timeout.C:
+		return fmt.Errorf("%w: the log has moved on and cannot be read", ErrUnavailable)
+	}
+}
+
+func refuse(batch []*request, err error) {
+	for _, req := range batch {
+		req.answer <- answer{err: err}
+	}
+}
+
+// fail takes a failed engine down.
+func (r *Registry) fail(n *run, err error) {
+	err = unavailable(err)
+	r.cfg.Logger.Error("registry: nothing can be written, the engine is restarted", "err", err)
+	r.setRun(nil, err)
+	if err := n.end(); err != nil {
+		r.cfg.Logger.Error("registry: end the engine", "err", err)
+	}
+}
+
+// rest refuses what is asked for while the engine is down, until it is time to try again.
+func (r *Registry) rest(pause time.Duration) {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-r.life.Done():
+			return
+		case req := <-r.requests:
+			r.mu.Lock()
+			err := r.down
+			r.mu.Unlock()
+			req.answer <- answer{err: err}
+		case <-r.suspects: // it is known
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+// restart starts an engine again if the one before has let go of the files.
+func (r *Registry) restart(pause time.Duration) {
+	select {
+	case <-r.files.gone:
+	default:
+		return
+	}
+	n, err := r.start(r.life)
+	if err != nil {
+		r.cfg.Logger.Warn("registry: the engine does not start", "err", err, "again in", pause)
+		r.setRun(nil, unavailable(err))
+		return
+	}
+	r.cfg.Logger.Info("registry: the engine works again")
+	r.setRun(n, nil)
+}
+
+// finish writes what waits and gives everything back.
+func (r *Registry) finish() {
+	n, _ := r.current()
+	if n != nil {
+		var err error
+		for len(r.requests) > 0 && err == nil {
+			err = r.write(n, r.gather())
+		}
+		r.setRun(nil, ErrClosed)
+		r.closeErr = errors.Join(err, n.end())
+	}
+	for len(r.requests) > 0 {
+		refuse(r.gather(), ErrClosed)
+	}
+	r.closeErr = errors.Join(r.closeErr, r.release())
+}
+
+// unavailable makes sure that an error says what it means for whoever asks.
+func unavailable(err error) error {
+	if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrDamaged) {
+		return err
+	}
+	return fmt.Errorf("%w: %v", ErrUnavailable, err)
+}

@@ -1,0 +1,401 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/secretstack/secretstack/hub/registry/claim"
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/secrez"
+)
+
+// Registry is an open registry. All its methods may be called concurrently.
+type Registry struct {
+	cfg  Config
+	dir  *directory
+	lock *os.File
+	mark *mark
+
+	life     context.Context // ends when Close is called
+	end      context.CancelFunc
+	requests chan *request
+	suspects chan suspicion // from buckets
+	done     chan struct{}  // closed when the writer has ended and the folder is given back
+	closeErr error          // set before done is closed
+
+	mu      sync.Mutex
+	run     *run          // the engine at work; nil while it is down; guarded by mu
+	down    error         // why it is; guarded by mu
+	changed chan struct{} // closed and replaced when run changes; guarded by mu
+
+	files *engine // the last one started, which may still have the files; owned by open, then by the writer
+}
+
+// A suspicion is that an engine has failed, from somebody else than the writer.
+type suspicion struct {
+	run *run
+	err error
+}
+
+// A run is one engine at work with the goroutine that reads its log.
+type run struct {
+	*engine
+	life   context.Context // ends with the run
+	stop   context.CancelFunc
+	loaded chan struct{} // closed when the directory has all that the log had at the start
+	failed chan error    // buffered; why the log can no longer be read
+	wg     sync.WaitGroup
+}
+
+// Open opens the registry in cfg.Dir, or makes a new one there. It reads all that is stored before the engine may touch it,
+// and takes about a second for each gigabyte. Its error is ErrLocked, ErrDamaged or ErrUnavailable where the data folder is
+// the reason.
+func Open(ctx context.Context, cfg Config) (*Registry, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	lock, err := openFolder(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	m, err := openMark(cfg.Dir)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	r := &Registry{
+		cfg: cfg, dir: newDirectory(), lock: lock, mark: m,
+		requests: make(chan *request, cfg.Limits.MaxWaiting),
+		suspects: make(chan suspicion, 1),
+		done:     make(chan struct{}),
+		changed:  make(chan struct{}),
+	}
+	r.life, r.end = context.WithCancel(context.Background())
+	if r.run, err = r.start(ctx); err != nil {
+		r.end()
+		return nil, errors.Join(err, r.release())
+	}
+	go r.work()
+	return r, nil
+}
+
+// openFolder makes and locks the data folder.
+func openFolder(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("%w: %v: a hub needs a folder that it may write to", ErrUnavailable, err)
+	}
+	lock, err := lockFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(dir, restoringFolder)); !errors.Is(err, fs.ErrNotExist) {
+		_ = lock.Close()
+		return nil, fmt.Errorf("%w: restoring a backup into %s did not end. Empty the folder and restore again", ErrDamaged, dir)
+	}
+	return lock, nil
+}
+
+// release gives the data folder back, as soon as no engine has files in it.
+func (r *Registry) release() error {
+	err := r.mark.close()
+	free := func() error { return errors.Join(err, r.lock.Close()) }
+	if r.files == nil {
+		return free()
+	}
+	select {
+	case <-r.files.gone:
+		return free()
+	default:
+		go func() {
+			<-r.files.gone
+			_ = free()
+		}()
+		return err
+	}
+}
+
+// start inspects the files, starts an engine on them and brings the directory up to what the log holds.
+func (r *Registry) start(ctx context.Context) (*run, error) {
+	stored, err := inspectStore(ctx, r.cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkLog(stored, r.mark.read()); err != nil {
+		return nil, err
+	}
+	e, err := startEngine(ctx, r.cfg.Dir, r.cfg.Limits, r.cfg.Logger, true)
+	r.files = e
+	if err != nil {
+		return nil, errors.Join(err, e.close())
+	}
+	n := &run{engine: e, loaded: make(chan struct{}), failed: make(chan error, 1)}
+	n.life, n.stop = context.WithCancel(context.Background()) // not with the call that started it
+	if err := r.load(ctx, n, stored); err != nil {
+		return nil, errors.Join(err, n.end())
+	}
+	return n, nil
+}
+
+// load opens the log and reads it.
+func (r *Registry) load(ctx context.Context, n *run, stored []storedStream) error {
+	if err := n.loadedAll(ctx, stored); err != nil {
+		return err
+	}
+	last, err := n.ensureLog(ctx)
+	if err != nil {
+		return err
+	}
+	applied, _ := r.dir.position()
+	if known := max(applied, r.mark.read()); last < known {
+		return fmt.Errorf("%w: the engine has read only %d of %d writes%s", ErrDamaged, last, known, wayOut)
+	}
+	if last == applied {
+		close(n.loaded)
+	}
+	n.wg.Go(func() { n.failed <- r.read(n.life, n, last) })
+	select {
+	case <-n.loaded:
+		return nil
+	case err := <-n.failed:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("registry: read the log: %w", context.Cause(ctx))
+	}
+}
+
+// loadedAll checks that the engine knows every stream that there are files of. It passes over those whose description it
+// cannot read.
+func (n *run) loadedAll(ctx context.Context, stored []storedStream) error {
+	names, err := n.streams(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, name := range names {
+		known[name] = true
+	}
+	for _, s := range stored {
+		if !known[s.name] {
+			return fmt.Errorf("%w: the engine cannot read the stream %s%s%s", ErrDamaged, s.name, n.alarm.said(), wayOut)
+		}
+	}
+	return nil
+}
+
+// readPause is how long reading the log rests after a failure.
+const readPause = 200 * time.Millisecond
+
+// read applies the log to the directory as it grows, until ctx ends or the log cannot be understood. last is the message at
+// which the directory has all that there was at the start.
+func (r *Registry) read(ctx context.Context, n *run, last uint64) error {
+	for {
+		applied, _ := r.dir.position()
+		err := n.follow(ctx, logStream, applied+1, func(m message) error {
+			deeds, err := parseGroup(m.data)
+			if err != nil {
+				return fmt.Errorf("%w: write %d is %v%s", ErrDamaged, m.sequence, err, wayOut)
+			}
+			r.apply(m.sequence, deeds)
+			if applied < last && m.sequence >= last {
+				applied = last
+				close(n.loaded)
+			}
+			return nil
+		})
+		if ctx.Err() != nil || errors.Is(err, ErrDamaged) {
+			return err
+		}
+		r.cfg.Logger.Warn("registry: reading the log", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(readPause):
+		}
+	}
+}
+
+func (r *Registry) apply(sequence uint64, deeds []deed) {
+	if n := r.dir.apply(sequence, deeds); n > 0 {
+		r.cfg.Logger.Warn("registry: the log contradicts itself; the earlier record stands", "write", sequence, "records", n)
+	}
+}
+
+// end stops reading the log and ends the engine.
+func (n *run) end() error {
+	n.stop()
+	err := n.close()
+	n.wg.Wait()
+	return err
+}
+
+// engine gives the run at work.
+func (r *Registry) engine() (*run, error) {
+	if r.life.Err() != nil {
+		return nil, ErrClosed
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.run == nil {
+		return nil, r.down
+	}
+	return r.run, nil
+}
+
+// writable gives the run at work if there is room on the disk.
+func (r *Registry) writable() (*run, error) {
+	n, err := r.engine()
+	if err != nil || r.cfg.Limits.MinFree < 0 {
+		return n, err
+	}
+	if free, known := freeBytes(r.cfg.Dir); known && free < r.cfg.Limits.MinFree {
+		return nil, fmt.Errorf("%w: only %d bytes are free on the disk of %s, and %d must stay free", ErrUnavailable,
+			free, r.cfg.Dir, r.cfg.Limits.MinFree)
+	}
+	return n, nil
+}
+
+// setRun replaces the engine at work, or says why there is none.
+func (r *Registry) setRun(n *run, why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.run, r.down = n, why
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// current gives the engine at work, or none, and a channel that is closed when that changes.
+func (r *Registry) current() (*run, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.run, r.changed
+}
+
+// Close writes what waits, ends the engine and gives the data folder back. It waits for that, for a bounded time. Whoever
+// calls it again gets the same answer.
+func (r *Registry) Close() error {
+	r.end()
+	<-r.done
+	return r.closeErr
+}
+
+// Lookup finds the record of an id without looking at the disk. An id that was given up is not found.
+func (r *Registry) Lookup(id secrez.ID) (Record, bool) {
+	e := r.dir.identified(id)
+	if e == nil || e.retired {
+		return Record{}, false
+	}
+	return e.record(), true
+}
+
+// LookupKey finds the record of a key without looking at the disk.
+func (r *Registry) LookupKey(key keys.PublicKey) (Record, bool) {
+	e := r.dir.keyed(key.Array())
+	if e == nil {
+		return Record{}, false
+	}
+	return e.record(), true
+}
+
+// Retired reports whether an id was somebody's who has given it up. Nobody gets it again.
+func (r *Registry) Retired(id secrez.ID) bool {
+	e := r.dir.identified(id)
+	return e != nil && e.retired
+}
+
+// Count tells how many keys have an id.
+func (r *Registry) Count() int {
+	live, _, _ := r.dir.counts()
+	return live
+}
+
+// All goes through the records that there are when it is called, oldest first.
+func (r *Registry) All() iter.Seq[Record] {
+	return func(yield func(Record) bool) {
+		for _, e := range r.dir.all() {
+			if !yield(e.record()) {
+				return
+			}
+		}
+	}
+}
+
+// Status is how the registry is doing.
+type Status struct {
+	Records int    // keys with an id
+	Retired int    // ids that were given up
+	Writes  uint64 // messages in the log; each holds one or more registrations
+
+	// Free is how many bytes may be written to the disk, or -1 if the system does not tell.
+	Free int64
+
+	// Err is why nothing can be written for now, or nil. It is ErrUnavailable, ErrDamaged or ErrClosed.
+	Err error
+}
+
+// Status tells how the registry is doing, without waiting for anything.
+func (r *Registry) Status() Status {
+	live, ids, applied := r.dir.counts()
+	_, err := r.writable()
+	s := Status{Records: live, Retired: ids - live, Writes: applied, Free: -1, Err: err}
+	if free, known := freeBytes(r.cfg.Dir); known {
+		s.Free = free
+	}
+	return s
+}
+
+// Receipt gives what a courier should keep: the hub's word for its id.
+func (r *Registry) Receipt(rec Record) claim.Receipt {
+	return claim.Receipt{Key: rec.Key, ID: rec.ID, Sequence: rec.Sequence, Time: rec.Since}.Sign(r.cfg.Identity)
+}
+
+// Evidence reads from the disk why the registry holds the record of an id. Its error is ErrNotFound for an id that nobody
+// has.
+func (r *Registry) Evidence(ctx context.Context, id secrez.ID) (Evidence, error) {
+	d, err := r.deed(ctx, id)
+	if err != nil {
+		return Evidence{}, err
+	}
+	return d.evidence, nil
+}
+
+// Verify reads the record of an id from the disk and checks that its owner signed it, and that it is the one in memory. Its
+// error is ErrNotFound, ErrEvidence, or why the disk could not be read.
+func (r *Registry) Verify(ctx context.Context, id secrez.ID) error {
+	d, err := r.deed(ctx, id)
+	if err != nil {
+		return err
+	}
+	return d.verify(r.cfg.Identity.Public())
+}
+
+func (r *Registry) deed(ctx context.Context, id secrez.ID) (*deed, error) {
+	e := r.dir.identified(id)
+	if e == nil || e.retired {
+		return nil, ErrNotFound
+	}
+	n, err := r.engine()
+	if err != nil {
+		return nil, err
+	}
+	b, err := n.readLog(ctx, e.message)
+	if err != nil {
+		return nil, err
+	}
+	deeds, err := parseGroup(b)
+	if err != nil || e.index >= len(deeds) {
+		return nil, fmt.Errorf("%w: write %d cannot be read%s", ErrDamaged, e.message, wayOut)
+	}
+	d := &deeds[e.index]
+	if d.key != e.key || d.id != e.id || d.sequence != e.sequence {
+		return nil, fmt.Errorf("%w: write %d is not what was read before%s", ErrDamaged, e.message, wayOut)
+	}
+	return d, nil
+}
+
+func (r *Registry) nowMilli() int64 { return r.cfg.Now().Round(time.Millisecond).UnixMilli() }
