@@ -79,7 +79,7 @@ func call(ctx context.Context, g *globals, f callFlags, address, method string, 
 		return err
 	}
 	c := caller{globals: g, flags: f, peer: peer, method: method, args: args}
-	return explainCall(c.run(ctx, kind), method)
+	return explainCall(c.run(ctx, kind), method, kind)
 }
 
 // parseArguments checks that every argument is JSON and says how to write one that is not.
@@ -157,11 +157,15 @@ func explainDial(err error) error {
 }
 
 // explainCall adds what to do to the errors of a call.
-func explainCall(err error, method string) error {
+func explainCall(err error, method string, kind muxrpc.CallType) error {
 	var remote *muxrpc.RemoteError
 	switch {
-	case err == nil, errors.Is(err, context.Canceled):
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled) && kind == muxrpc.TypeSource:
 		return nil // Ctrl-C is how one ends a source
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("interrupted before %s was done", method)
 	case errors.As(err, &remote) && strings.HasSuffix(remote.Message, "not in list of allowed methods"):
 		return fmt.Errorf("the peer does not allow you to call %s", method)
 	case errors.As(err, &remote):

@@ -79,6 +79,8 @@ func (c *caller) sink(ctx context.Context) error {
 // duplex prints what comes while it sends standard input. Ending a duplex ends both its directions, so that after the
 // end of the input it waits until no item has come for a while.
 func (c *caller) duplex(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	s, err := muxrpc.Duplex[muxrpc.Value, muxrpc.Value](ctx, c.peer, c.method, c.args...)
 	if err != nil {
 		return err
@@ -94,7 +96,11 @@ func (c *caller) duplex(ctx context.Context) error {
 				ended <- err
 				return
 			}
-			items <- v
+			select {
+			case items <- v:
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
 	var quiet <-chan time.Time

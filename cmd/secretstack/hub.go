@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -70,7 +71,7 @@ func runHub(ctx context.Context, g *globals, f hubFlags) error {
 		return err
 	}
 	if err := announceHub(g, app); err != nil {
-		return err
+		return errors.Join(err, app.Close(context.WithoutCancel(ctx)))
 	}
 	return waitAndClose(ctx, app)
 }

@@ -92,7 +92,7 @@ func serve(ctx context.Context, g *globals, f serveFlags) error {
 		return err
 	}
 	if err := announcePeer(g, app, f.hubs); err != nil {
-		return err
+		return errors.Join(err, app.Close(context.WithoutCancel(ctx)))
 	}
 	return waitAndClose(ctx, app)
 }
