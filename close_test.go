@@ -246,7 +246,7 @@ func TestCloseNamesWhatDoesNotEnd(t *testing.T) {
 		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("closing took %v", took)
 		}
-		if again := app.Close(context.Background()); again != err {
+		if again := app.Close(context.Background()); !errors.Is(again, err) {
 			t.Errorf("the second Close returns %v", again)
 		}
 		close(release)

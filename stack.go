@@ -30,13 +30,7 @@ type Stack struct {
 func New(opts Options) *Stack {
 	s := &Stack{opts: opts}
 	if !opts.Bare {
-		for _, p := range []Plugin{NetPlugin(), SHSPlugin()} {
-			e, err := newEntry(p)
-			if err != nil {
-				panic(err) // our own plugins have good names
-			}
-			s.entries = append(s.entries, e)
-		}
+		_ = s.Use(NetPlugin(), SHSPlugin()) // their names are good, and none is taken yet
 	}
 	return s
 }

@@ -118,7 +118,7 @@ func (t *tunnel) run(ctx context.Context, cancel func()) error {
 	defer halves.Wait()
 	defer cancel()
 	err := t.wait(ends)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		_ = t.out.Close(expired()) // says so, and does not wait for an answer that may never come
 		return nil
 	}
@@ -155,7 +155,7 @@ var (
 
 // forPeer keeps what one end has said, and what may be told, from what happened here.
 func forPeer(err error) error {
-	if err == errClosing || errors.Is(err, muxrpc.ErrSlowReader) {
+	if errors.Is(err, errClosing) || errors.Is(err, muxrpc.ErrSlowReader) {
 		return err
 	}
 	remote, ok := errors.AsType[*muxrpc.RemoteError](err)

@@ -197,7 +197,7 @@ func TestDefectC1CleanEndsEndTheOtherHalf(t *testing.T) {
 		if err := s.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if err := <-ended; err != io.EOF {
+		if err := <-ended; !errors.Is(err, io.EOF) {
 			t.Errorf("the target's half ended with %v", err)
 		}
 	})
@@ -208,7 +208,7 @@ func TestDefectC1CleanEndsEndTheOtherHalf(t *testing.T) {
 		}))
 		s := open(t, w.guest(t, "bob"), ref(t, "alice"))
 		wantRecv(t, s, "last words")
-		if _, err := s.Recv(t.Context()); err != io.EOF {
+		if _, err := s.Recv(t.Context()); !errors.Is(err, io.EOF) {
 			t.Errorf("the caller's half ended with %v", err)
 		}
 	})

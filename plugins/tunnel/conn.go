@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -74,7 +75,7 @@ func (c *conn) Write(p []byte) (int, error) {
 		item := p[n:min(n+maxItem, len(p))]
 		ctx := c.writing.context()
 		if err := c.stream.Send(ctx, item); err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				err = io.ErrClosedPipe // the peer has ended the tunnel
 			}
 			return n, c.reason(ctx, err)

@@ -36,7 +36,7 @@ func (c *streamConn) Read(p []byte) (n int, err error) {
 	return n, err
 }
 func (c *streamConn) Write(p []byte) (int, error)      { return len(p), c.Send(context.Background(), p) }
-func (c *streamConn) Close() error                     { return c.Stream.CloseSend() }
+func (c *streamConn) Close() error                     { return c.CloseSend() }
 func (c *streamConn) SetDeadline(time.Time) error      { return nil }
 func (c *streamConn) SetReadDeadline(time.Time) error  { return nil }
 func (c *streamConn) SetWriteDeadline(time.Time) error { return nil }

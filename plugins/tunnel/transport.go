@@ -201,7 +201,7 @@ func (a *Attendant) accept(ctx context.Context, call *muxrpc.CallInfo, origin ke
 	from := part(secretstack.PeerFrom(ctx).Key(), origin)
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c := newConn(life, cancel, &valueStream{call.Stream}, from)
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	select {
 	case a.incoming <- c:
 	case <-ctx.Done():
