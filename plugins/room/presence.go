@@ -5,12 +5,18 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/secretstack/secretstack"
 )
 
-// keptEvents is how many changes a subscriber may fall behind before it gets a fresh state instead.
-const keptEvents = 1024
+const (
+	// keptEvents is how many changes a subscriber may fall behind before it gets a fresh state instead.
+	keptEvents = 4096
+	// rest is how long a session that has left must wait until it can announce itself again: each change is told to
+	// everybody, so that whoever comes and goes all the time would cost the room a lot.
+	rest = time.Second
+)
 
 // presence knows who is reachable through the room. A peer is present from the first session of it that announced
 // itself to the end of the last, whatever the number of methods it called; so it joins once and leaves once.
@@ -24,8 +30,9 @@ type presence struct {
 	joins    uint64  // numbers the attendants in the order of their coming
 	events   []event // the last changes; the last has the number seq
 	seq      uint64
-	changed  chan struct{} // closed by the next change
-	snapshot *state        // of seq; nil when not made yet
+	changed  chan struct{}                   // closed by the next change
+	snapshot *state                          // of seq; nil when not made yet
+	left     map[*secretstack.Peer]time.Time // when sessions have left, for as long as they rest
 }
 
 type attendant struct {
@@ -40,6 +47,27 @@ type event struct {
 	ref    string
 }
 
+// outcome leaves out of changes what has no effect in the end: who has come and gone, or gone and come back.
+func outcome(events []event) []event {
+	type span struct{ first, last int }
+	spans := map[string]span{}
+	for i, e := range events {
+		s, seen := spans[e.ref]
+		if !seen {
+			s.first = i
+		}
+		s.last = i
+		spans[e.ref] = s
+	}
+	var left []event
+	for i, e := range events {
+		if s := spans[e.ref]; i == s.last && e.joined == events[s.first].joined {
+			left = append(left, e)
+		}
+	}
+	return left
+}
+
 // state is who was present after the change seq. It is shared and never written to.
 type state struct {
 	seq  uint64
@@ -47,8 +75,17 @@ type state struct {
 	json json.RawMessage // the array of refs
 }
 
+// item is the state as an item of room.attendants.
+func (s *state) item() any {
+	return json.RawMessage(slices.Concat([]byte(`{"type":"state","ids":`), s.json, []byte("}")))
+}
+
 func newPresence() *presence {
-	return &presence{present: map[[32]byte]*attendant{}, changed: make(chan struct{})}
+	return &presence{
+		present: map[[32]byte]*attendant{},
+		changed: make(chan struct{}),
+		left:    map[*secretstack.Peer]time.Time{},
+	}
 }
 
 // announce makes the session one through which its peer can be reached.
@@ -68,20 +105,47 @@ func (p *presence) announce(session *secretstack.Peer) {
 	}
 }
 
-// leave takes back what announce did; it does nothing for a session that has not announced itself.
+// retire takes back what announce did because the session asks for it. It has to rest then.
+func (p *presence) retire(session *secretstack.Peer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.left, func(_ *secretstack.Peer, at time.Time) bool { return time.Since(at) > rest })
+	if p.remove(session) {
+		p.left[session] = time.Now()
+	}
+}
+
+// resting returns how long the session still has to rest.
+func (p *presence) resting(session *secretstack.Peer) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at, ok := p.left[session]
+	if !ok {
+		return 0
+	}
+	return rest - time.Since(at)
+}
+
+// leave takes back what announce did because the session has ended.
 func (p *presence) leave(session *secretstack.Peer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.remove(session)
+}
+
+// remove reports whether the session was announced. The caller holds mu.
+func (p *presence) remove(session *secretstack.Peer) bool {
 	key := session.Key().Array()
 	a := p.present[key]
-	if a == nil {
-		return
+	if a == nil || !slices.Contains(a.sessions, session) {
+		return false
 	}
 	a.sessions = slices.DeleteFunc(a.sessions, func(s *secretstack.Peer) bool { return s == session })
 	if len(a.sessions) == 0 {
 		delete(p.present, key)
 		p.note(event{ref: a.ref})
 	}
+	return true
 }
 
 // note keeps a change and wakes those who wait for one. The caller holds mu.
@@ -127,6 +191,13 @@ func (p *presence) newState() *state {
 	}
 	s.json, _ = json.Marshal(s.refs) // strings always encode
 	return s
+}
+
+// count returns how many are present.
+func (p *presence) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.present)
 }
 
 // since returns the changes after the one numbered seq, and the channel that the next change closes; ok is false when

@@ -2,6 +2,8 @@ package room
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -23,6 +25,32 @@ func TestSubscribersThatFallFarBehindGetAFreshState(t *testing.T) {
 	}
 	if events, _, ok := p.since(p.seq); !ok || len(events) != 0 {
 		t.Errorf("after the last event: %v, %v", events, ok)
+	}
+}
+
+func TestChangesWithoutEffectAreLeftOut(t *testing.T) {
+	events := func(text string) []event {
+		var list []event
+		for _, word := range strings.Fields(text) {
+			list = append(list, event{joined: word[0] == '+', ref: word[1:]})
+		}
+		return list
+	}
+	for all, want := range map[string]string{
+		"":                        "",
+		"+a":                      "+a",
+		"+a -a":                   "",
+		"-a +a":                   "",
+		"+a -a +a":                "+a",
+		"-a +b +a -a -b +c":       "-a +c",
+		"+a +b -a +a -b":          "+a",
+		"+a +b +c -b":             "+a +c",
+		"-a +a -a +a -a +a -a":    "-a",
+		"+x -x +x -x +y +x -x +z": "+y +z",
+	} {
+		if got := outcome(events(all)); !slices.Equal(got, events(want)) {
+			t.Errorf("%q comes to %v, want %q", all, got, want)
+		}
 	}
 }
 

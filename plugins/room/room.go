@@ -21,9 +21,18 @@ import (
 const (
 	// repeatEvery is how often tunnel.endpoints says who is here when nobody comes or goes.
 	repeatEvery = 10 * time.Second
-	// settle is how long a list stays fresh: changes that follow each other faster become one.
-	settle = 100 * time.Millisecond
+	// settleMin is how long a subscriber gets no further news after some: what happens meanwhile becomes one.
+	settleMin = 100 * time.Millisecond
+	// settleList and settleEvent make that longer for each attendant of a full room, where a list is long and changes
+	// are many, so that nobody gets more than some ten kilobytes a second.
+	settleList  = time.Millisecond
+	settleEvent = 100 * time.Microsecond
 )
+
+// settle returns how long a subscriber waits in a room with n attendants.
+func settle(n int, each time.Duration) time.Duration {
+	return min(settleMin+time.Duration(n)*each, repeatEvery)
+}
 
 // Config describes a room. The zero value is a room without a name that takes everybody. The section "room" of the
 // app's settings goes over it.
@@ -147,46 +156,59 @@ func (r *Room) ping(context.Context, muxrpc.None) (int64, error) {
 }
 
 func (r *Room) announce(ctx context.Context, _ muxrpc.None) (bool, error) {
-	r.attend(secretstack.PeerFrom(ctx))
-	return true, nil
+	return r.attend(ctx), nil
 }
 
 func (r *Room) leave(ctx context.Context, _ muxrpc.None) (bool, error) {
-	r.presence.leave(secretstack.PeerFrom(ctx))
+	r.presence.retire(secretstack.PeerFrom(ctx))
 	return true, nil
 }
 
-// attend announces the session. One that ends while it is announced may have left before it came: look again.
-func (r *Room) attend(session *secretstack.Peer) {
+// attend announces the caller's session. It reports false when the session ends before it can.
+func (r *Room) attend(ctx context.Context) bool {
+	session := secretstack.PeerFrom(ctx)
+	for {
+		left := r.presence.resting(session)
+		if left <= 0 {
+			break
+		}
+		if !r.wait(ctx, nil, left) {
+			return false
+		}
+	}
 	r.presence.announce(session)
 	select {
-	case <-session.Done():
+	case <-session.Done(): // maybe it has left before it came
 		r.presence.leave(session)
+		return false
 	default:
+		return true
 	}
 }
 
 // endpoints announces the caller, and gives the list of who is here: at once, when it changes, and from time to time.
 func (r *Room) endpoints(ctx context.Context, _ muxrpc.None) iter.Seq2[json.RawMessage, error] {
-	r.attend(secretstack.PeerFrom(ctx))
 	return func(yield func(json.RawMessage, error) bool) {
+		if !r.attend(ctx) {
+			return
+		}
 		for {
 			state, changed := r.presence.now()
 			if !yield(state.json, nil) {
 				return
 			}
-			// The list is as long as the room is full: many who come at once must not mean as many lists.
-			if !r.wait(ctx, nil, settle) || !r.wait(ctx, changed, repeatEvery-settle) {
+			pause := settle(len(state.refs), settleList)
+			if !r.wait(ctx, nil, pause) || !r.wait(ctx, changed, repeatEvery-pause) {
 				return
 			}
 		}
 	}
 }
 
-// wait waits for a change or the time; it reports false when the subscription is over.
+// wait waits for a change or the time, which negative is any; it reports false when the subscription is over.
 func (r *Room) wait(ctx context.Context, changed <-chan struct{}, atMost time.Duration) bool {
 	var timeout <-chan time.Time
-	if atMost > 0 {
+	if atMost >= 0 {
 		timer := time.NewTimer(atMost)
 		defer timer.Stop()
 		timeout = timer.C
@@ -203,49 +225,54 @@ func (r *Room) wait(ctx context.Context, changed <-chan struct{}, atMost time.Du
 	}
 }
 
-// attendantsEvent is one item of room.attendants: the state, with all who are here, or one who has joined or left.
-type attendantsEvent struct {
-	Type string   `json:"type"`
-	IDs  []string `json:"ids,omitzero"`
-	ID   string   `json:"id,omitempty"`
+// change is an item of room.attendants that says who has joined or left.
+type change struct {
+	Type string `json:"type"`
+	ID   string `json:"id"`
 }
 
 // attendants announces the caller, and gives who is here, then who comes and goes. A subscriber that falls too far
 // behind gets the state again.
-func (r *Room) attendants(ctx context.Context, _ muxrpc.None) iter.Seq2[attendantsEvent, error] {
-	r.attend(secretstack.PeerFrom(ctx))
-	return func(yield func(attendantsEvent, error) bool) {
-		state, _ := r.presence.now()
-		if !yield(attendantsEvent{Type: "state", IDs: state.refs}, nil) {
+func (r *Room) attendants(ctx context.Context, _ muxrpc.None) iter.Seq2[any, error] {
+	return func(yield func(any, error) bool) {
+		if !r.attend(ctx) {
 			return
 		}
-		seq := state.seq
-		for {
+		state, _ := r.presence.now()
+		if !yield(state.item(), nil) {
+			return
+		}
+		for seq := state.seq; ; {
 			events, changed, ok := r.presence.since(seq)
-			if !ok {
-				state, _ = r.presence.now()
-				if !yield(attendantsEvent{Type: "state", IDs: state.refs}, nil) {
+			if ok && len(events) == 0 {
+				if !r.wait(ctx, changed, -1) {
 					return
 				}
-				seq = state.seq
 				continue
 			}
-			for _, e := range events {
+			if !ok {
+				state, _ = r.presence.now()
+				seq, events = state.seq, nil
+				if !yield(state.item(), nil) {
+					return
+				}
+			}
+			seq += uint64(len(events))
+			for _, e := range outcome(events) {
 				if !yield(e.item(), nil) {
 					return
 				}
-				seq++
 			}
-			if len(events) == 0 && !r.wait(ctx, changed, 0) {
+			if !r.wait(ctx, nil, settle(r.presence.count(), settleEvent)) {
 				return
 			}
 		}
 	}
 }
 
-func (e event) item() attendantsEvent {
+func (e event) item() any {
 	if e.joined {
-		return attendantsEvent{Type: "joined", ID: e.ref}
+		return change{Type: "joined", ID: e.ref}
 	}
-	return attendantsEvent{Type: "left", ID: e.ref}
+	return change{Type: "left", ID: e.ref}
 }
