@@ -95,7 +95,7 @@ type Splitter struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 	open    atomic.Int32 // sides that are not closed
-	pending atomic.Int32
+	pending atomic.Int64
 	once    sync.Once
 	err     error // set inside once
 }
@@ -155,7 +155,7 @@ func (s *Splitter) shut() {
 }
 
 func (s *Splitter) admit(conn net.Conn) {
-	if s.pending.Add(1) > int32(s.opts.MaxPending) {
+	if s.pending.Add(1) > int64(s.opts.MaxPending) {
 		s.pending.Add(-1)
 		abort(conn)
 		return

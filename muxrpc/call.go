@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"reflect"
 
 	"github.com/secretstack/secretstack/packetstream"
 )
@@ -133,8 +134,9 @@ func Source[T any](ctx context.Context, c Caller, name string, args ...any) iter
 func receive[T any](ctx context.Context, st *stream) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var item T
+		plain := newPlainDecoder(reflect.TypeFor[T]())
 		for {
-			err := receiveInto(ctx, st, &item)
+			err := receiveInto(ctx, st, plain, &item)
 			if err == io.EOF || !yield(item, err) || err != nil {
 				return
 			}
@@ -142,13 +144,17 @@ func receive[T any](ctx context.Context, st *stream) iter.Seq2[T, error] {
 	}
 }
 
-// receiveInto sets item to the next item of a stream.
-func receiveInto[T any](ctx context.Context, st *stream, item *T) error {
+// receiveInto sets item to the next item of a stream. The decoder is for T, or nil.
+func receiveInto[T any](ctx context.Context, st *stream, plain *plainDecoder, item *T) error {
 	*item = *new(T)
 	v, owned, err := st.next(ctx)
 	if err != nil {
 		return err
 	}
+	if v.Kind == KindJSON && plain.decode(v.Bytes, item) {
+		return nil
+	}
+	*item = *new(T)
 	if err := decode(v, owned, item); err != nil {
 		return &Error{Message: "item is invalid" + jsonDetail(err), err: err}
 	}
@@ -217,7 +223,7 @@ func (s *Stream[In, Out]) Send(ctx context.Context, item Out) error { return s.s
 
 // Recv returns the next item. It returns io.EOF after an orderly end, and the peer's error after another one.
 func (s *Stream[In, Out]) Recv(ctx context.Context) (item In, err error) {
-	err = receiveInto(ctx, s.st, &item)
+	err = receiveInto(ctx, s.st, nil, &item)
 	return item, err
 }
 

@@ -353,8 +353,25 @@ func jsonDetail(err error) string {
 	return ""
 }
 
+// longestMessage bounds the text of an error on the wire, in bytes: errors are sent whether there is room or not, and
+// may repeat what another peer has said.
+const longestMessage = 4 << 10
+
+// shortened returns the front of text that fits longestMessage, whole runes.
+func shortened(text string) string {
+	if len(text) <= longestMessage {
+		return text
+	}
+	end := longestMessage
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end]
+}
+
 // appendWireError appends err as it goes on the wire.
 func appendWireError(dst []byte, message string) []byte {
+	message = shortened(message)
 	dst = append(dst, `{"message":`...)
 	dst = appendJSONString(dst, message)
 	return append(dst, `,"name":"Error","stack":""}`...)
