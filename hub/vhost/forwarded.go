@@ -19,9 +19,6 @@ func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 		}
 	}
 	x.forward(out.Header)
-	if len(out.Header["User-Agent"]) == 1 && out.Header["User-Agent"][0] == "" {
-		delete(out.Header, "User-Agent")
-	}
 	if x.body != nil || strings.EqualFold(out.Header.Get("Upgrade"), "h2c") {
 		// An upgrade that begins with a body is nothing that any client sends; and inside h2c nobody would look at headers
 		// any more.

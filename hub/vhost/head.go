@@ -18,7 +18,7 @@ func writeHead(b *bytes.Buffer, out *http.Request, x *exchange) {
 	b.WriteString(" HTTP/1.1\r\n")
 	writeField(b, "Host", out.Host)
 	for key, values := range out.Header {
-		if framing(key) {
+		if framing(key) || key == "User-Agent" && x.in.Header[key] == nil { // the proxy sets an empty one
 			continue
 		}
 		for _, v := range values {

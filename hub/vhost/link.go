@@ -240,7 +240,8 @@ func (l *link) readFailure(err error) error {
 
 // blame finds the cause behind a failure, and leaves nothing of the upload.
 func (l *link) blame(err error) error {
-	if l.uploaded != nil && l.x.in.Context().Err() != nil {
+	gone := l.x.in.Context().Err() // ending the upload may look like a visitor that leaves
+	if l.uploaded != nil && gone != nil {
 		l.settled(lastWords) // a body that breaks off cancels the context first, and then says so
 	}
 	l.endUpload()
@@ -252,8 +253,10 @@ func (l *link) blame(err error) error {
 		return upErr
 	case upErr != nil && (errors.Is(err, ErrTooSlow) || errors.Is(err, errSilentEnd)):
 		return upErr
+	case gone != nil:
+		return gone
 	}
-	return l.x.cause(err)
+	return err
 }
 
 // begin turns the response over to the proxy.
