@@ -39,3 +39,21 @@ func TestLongErrorTextsAreCut(t *testing.T) {
 		})
 	}
 }
+
+// The name of a method that does not exist is looked at once for each of its levels, so there must be few.
+func TestNamesOfManyLevelsAreCheapToRefuse(t *testing.T) {
+	mux := muxrpc.NewMux()
+	if err := mux.Handle(muxrpc.Method{Name: "a" + strings.Repeat(".a", 16), Type: muxrpc.TypeAsync,
+		Handler: func(context.Context, *muxrpc.CallInfo) (any, error) { return nil, nil }}); !errors.Is(err, muxrpc.ErrMethod) {
+		t.Errorf("a method with 17 levels: %v", err)
+	}
+	caller, _ := muxrpctest.Pipe(t, muxrpc.Options{}, muxrpc.Options{
+		Mux: mux, Permissions: muxrpc.Permissions{Allow: []string{"b"}},
+	})
+	_, err := muxrpc.Call[any](t.Context(), caller, "a"+strings.Repeat(".a", 1000))
+	remote, ok := errors.AsType[*muxrpc.RemoteError](err)
+	want := "method:a" + strings.Repeat(",a", 16) + " is not in list of allowed methods"
+	if !ok || remote.Message != want {
+		t.Errorf("the answer is %v, want %q", err, want)
+	}
+}

@@ -184,6 +184,9 @@ var reservedAnywhere = [...]string{"__proto__", "constructor", "prototype"}
 
 func parseMethodName(name string) ([]string, error) {
 	path := strings.Split(name, ".")
+	if len(path) > longestPath {
+		return nil, fmt.Errorf("%w: %q has more than %d levels", ErrMethod, name, longestPath)
+	}
 	for _, part := range path {
 		if !validPart(part) {
 			return nil, fmt.Errorf("%w: %q is no name; use letters, digits, _ $ and -, with dots between levels", ErrMethod, name)

@@ -116,8 +116,12 @@ func members(object []byte) iter.Seq2[string, json.RawMessage] {
 	}
 }
 
+// longestPath is how many levels the name of a method can have.
+const longestPath = 16
+
 // parseName returns the path of a method. A name may be an array or a string; a string is one element, dots included.
-// Any other value becomes what JavaScript would print, which is never the name of a method.
+// Any other value becomes what JavaScript would print, which is never the name of a method. Of a path that is too long
+// for any method it returns the front, one level longer than a method can be.
 func parseName(raw json.RawMessage) (path []string, isString bool) {
 	if len(raw) == 0 {
 		return nil, false
@@ -127,6 +131,9 @@ func parseName(raw json.RawMessage) (path []string, isString bool) {
 	}
 	for element := range elements(raw) {
 		path = append(path, jsToString(element))
+		if len(path) > longestPath {
+			break
+		}
 	}
 	return path, false
 }
