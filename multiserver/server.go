@@ -1,6 +1,7 @@
 package multiserver
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,8 @@ type Limits struct {
 	// 0 means 5 seconds.
 	HandshakeTimeout time.Duration
 	// MaxPending is how many accepted connections may be without a proven key
-	// at one time. Those above it are closed at once. 0 means 256.
+	// at one time. Above it the oldest of them makes room: whoever means well is
+	// done within moments. 0 means 256.
 	MaxPending int
 	// DialTimeout bounds the transport's part of one attempt to dial. 0 means
 	// 15 seconds.
@@ -93,7 +95,7 @@ type Stats struct {
 	Pending  int    // have not proved a key yet
 	Accepted uint64 // have proved a key
 	Failed   uint64 // failed to
-	Refused  uint64 // closed at once because MaxPending was reached
+	Refused  uint64 // closed before that because MaxPending was reached
 }
 
 // Server listens for peers and dials them.
@@ -112,8 +114,8 @@ type Server struct {
 	closed    bool        // guarded by mu
 	listeners []listening // guarded by mu
 
-	pending                   atomic.Int64
-	accepted, failed, refused atomic.Uint64
+	lobby            lobby
+	accepted, failed atomic.Uint64
 }
 
 type listening struct {
@@ -135,6 +137,7 @@ func New(opts Options) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.lobby = lobby{limit: s.limits.MaxPending, log: s.log}
 	if err := s.checkNames(); err != nil {
 		return nil, err
 	}
@@ -326,12 +329,8 @@ func (s *Server) Address(scope Scope) string {
 
 // Stats returns what has been counted so far.
 func (s *Server) Stats() Stats {
-	return Stats{
-		Pending:  int(s.pending.Load()),
-		Accepted: s.accepted.Load(),
-		Failed:   s.failed.Load(),
-		Refused:  s.refused.Load(),
-	}
+	pending, refused := s.lobby.counts()
+	return Stats{Pending: pending, Accepted: s.accepted.Load(), Failed: s.failed.Load(), Refused: refused}
 }
 
 // accept is the loop of one listener.
@@ -339,24 +338,21 @@ func (s *Server) accept(l listening) {
 	acceptLoop(s.ctx, l.Listener, func(raw net.Conn) { s.admit(l, raw) }, s.log)
 }
 
-// admit starts the handshake of one connection, unless too many are at it.
+// admit starts the handshake of one connection.
 func (s *Server) admit(l listening, raw net.Conn) {
-	if s.pending.Add(1) > int64(s.limits.MaxPending) {
-		s.pending.Add(-1)
-		if n := s.refused.Add(1); n&(n-1) == 0 { // not a line for each
-			s.log.Warn("too many connections without a proven key", "limit", s.limits.MaxPending, "refused", n)
-		}
-		abort(raw)
-		return
-	}
-	s.wg.Go(func() { s.serve(l, raw) })
+	place := s.lobby.enter(raw)
+	s.wg.Go(func() { s.serve(l, raw, place) })
 }
 
 // serve runs the handshake of one connection and hands it over.
-func (s *Server) serve(l listening, raw net.Conn) {
+func (s *Server) serve(l listening, raw net.Conn, place *list.Element) {
 	conn, err := s.handshake(l, raw)
-	s.pending.Add(-1)
-	if err != nil {
+	stayed := s.lobby.leave(place)
+	switch {
+	case err == nil:
+	case !stayed:
+		return // it was closed to make room, and counted
+	default:
 		s.failed.Add(1)
 		s.log.Info("a peer that dialled us was turned away", "err", err)
 		return

@@ -2,6 +2,7 @@ package multiserver
 
 import (
 	"bytes"
+	"container/list"
 	"context"
 	"log/slog"
 	"net"
@@ -76,9 +77,10 @@ type SplitOptions struct {
 	// its kind. 0 means 5 seconds.
 	Timeout time.Duration
 	// MaxPending is how many connections may be about to tell their kind.
-	// Those above it are closed at once. 0 means 256.
+	// Above it the oldest of them makes room. 0 means 256.
 	MaxPending int
-	// Logger gets errors of the listener; nil discards them.
+	// Logger gets errors of the listener, and that MaxPending was reached; nil
+	// discards them.
 	Logger *slog.Logger
 }
 
@@ -87,17 +89,17 @@ type SplitOptions struct {
 // nothing is closed after a while, so each protocol must be one whose client
 // speaks first, as HTTP, TLS and the secret handshake are.
 type Splitter struct {
-	ln      net.Listener
-	opts    SplitOptions
-	kinds   []Matcher
-	sides   []*side // one for each kind, and one for the rest
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
-	open    atomic.Int32 // sides that are not closed
-	pending atomic.Int64
-	once    sync.Once
-	err     error // set inside once
+	ln     net.Listener
+	opts   SplitOptions
+	kinds  []Matcher
+	sides  []*side // one for each kind, and one for the rest
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	open   atomic.Int32 // sides that are not closed
+	lobby  lobby
+	once   sync.Once
+	err    error // set inside once
 }
 
 // Split starts to accept from ln, which it owns from then on, and to sort the
@@ -112,7 +114,7 @@ func Split(ln net.Listener, opts SplitOptions, kinds ...Matcher) *Splitter {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Splitter{ln: ln, opts: opts, kinds: kinds}
+	s := &Splitter{ln: ln, opts: opts, kinds: kinds, lobby: lobby{limit: opts.MaxPending, log: opts.Logger}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	for range len(kinds) + 1 {
 		s.sides = append(s.sides, &side{s: s, conns: make(chan net.Conn), done: make(chan struct{})})
@@ -155,23 +157,16 @@ func (s *Splitter) shut() {
 }
 
 func (s *Splitter) admit(conn net.Conn) {
-	if s.pending.Add(1) > int64(s.opts.MaxPending) {
-		s.pending.Add(-1)
-		abort(conn)
-		return
-	}
-	s.wg.Go(func() {
-		defer s.pending.Add(-1)
-		s.sort(conn)
-	})
+	place := s.lobby.enter(conn)
+	s.wg.Go(func() { s.sort(conn, place) })
 }
 
 // sort reads as much of the connection as it takes to tell its kind, and
 // hands it over.
-func (s *Splitter) sort(conn net.Conn) {
+func (s *Splitter) sort(conn net.Conn, place *list.Element) {
 	c := &replayConn{Conn: conn}
 	kind, ok := s.kind(c)
-	if !ok {
+	if !s.lobby.leave(place) || !ok {
 		abort(conn)
 		return
 	}

@@ -136,14 +136,14 @@ func TestConnectionsAboutToTellTheirKindAreCapped(t *testing.T) {
 		s := multiserver.Split(ln, multiserver.SplitOptions{MaxPending: 2, Timeout: time.Minute}, multiserver.MatchHTTP)
 		first, second, third := ln.dial(), ln.dial(), ln.dial()
 		synctest.Wait()
-		if isClosed(first) || isClosed(second) || !isClosed(third) {
-			t.Error("the third and only the third should be closed")
+		if !isClosed(first) || isClosed(second) || isClosed(third) {
+			t.Error("the first and only the first should be closed")
 		}
 		start := time.Now()
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
-		if time.Since(start) != 0 || !isClosed(first) {
+		if time.Since(start) != 0 || !isClosed(third) {
 			t.Error("Close waited, or left a connection")
 		}
 	})

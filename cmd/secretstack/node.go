@@ -36,7 +36,7 @@ func transports() secretstack.Plugins {
 // onePort is a plugin that adds net and ws, both served on one listener.
 func onePort(ln net.Listener) secretstack.Plugin {
 	return secretstack.NewPlugin(secretstack.Info{Name: "onePort"}, func(_ context.Context, s *secretstack.Setup) error {
-		http, raw := multiserver.SplitHTTP(ln, multiserver.SplitOptions{})
+		http, raw := multiserver.SplitHTTP(ln, multiserver.SplitOptions{Logger: s.Logger()})
 		if err := s.Transport(netms.New(netms.Options{Listener: raw})); err != nil {
 			return err
 		}
