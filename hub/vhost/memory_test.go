@@ -197,6 +197,11 @@ func (l *memListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0,
 func (l *memListener) dialFrom(remote net.Addr) (*memConn, error) {
 	theirs, ours := memPair(remote)
 	select {
+	case <-l.over:
+		return nil, net.ErrClosed
+	default:
+	}
+	select {
 	case l.conns <- theirs:
 		return ours, nil
 	case <-l.over:

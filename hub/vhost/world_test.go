@@ -364,3 +364,31 @@ func (w *wire) bytes(n int) string {
 	}
 	return string(b)
 }
+
+func mustID(t *testing.T, s string) secrez.ID {
+	t.Helper()
+	id, err := secrez.ParseID(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// freeRange finds n ports in a row that nobody uses.
+func freeRange(t *testing.T, n int) PortRange {
+	t.Helper()
+	for first := 21000; first < 32000; first += n {
+		free := true
+		for port := first; port < first+n && free; port++ {
+			l, err := net.Listen("tcp", "127.0.0.1:"+itoa(port))
+			if free = err == nil; free {
+				_ = l.Close()
+			}
+		}
+		if free {
+			return PortRange{uint16(first), uint16(first + n - 1)}
+		}
+	}
+	t.Fatal("no ports are free")
+	return PortRange{}
+}
