@@ -19,6 +19,9 @@ import (
 // ErrClosed is returned by what needs an app that has been closed.
 var ErrClosed = errors.New("secretstack: the app is closed")
 
+// errNotStarted is returned to plugins that dial in Init.
+var errNotStarted = errors.New("secretstack: the app has not started yet")
+
 // App is a running node: an identity that listens, dials and serves what its plugins offer. All its methods may be
 // called by many goroutines.
 type App struct {
@@ -187,13 +190,10 @@ func (a *App) listen(ctx context.Context) error {
 		Logger:     a.log,
 	})
 	if err != nil {
-		return fmt.Errorf("secretstack: %w", err)
+		return err // it names the part of the configuration that is wrong
 	}
 	a.server = server
-	if err := server.Listen(ctx); err != nil {
-		return fmt.Errorf("secretstack: %w", err)
-	}
-	return nil
+	return server.Listen(ctx)
 }
 
 // run starts the background work of the plugins and returns who wants to know that the app listens.
@@ -252,6 +252,11 @@ func (a *App) Self() *muxrpc.Session {
 	defer a.mu.Unlock()
 	if a.self == nil {
 		a.self = a.newSelf()
+	}
+	if a.state == closing { // Close may have ended the sessions it knew of already
+		for _, end := range a.self {
+			go end.Abort(ErrClosed)
+		}
 	}
 	return a.self[0]
 }

@@ -223,7 +223,7 @@ func TestConnectSaysWhatIsWrong(t *testing.T) {
 	} {
 		p, err := app.Connect(t.Context(), address)
 		wantErr(t, err, want)
-		if p != nil || err != nil && !strings.HasPrefix(err.Error(), "secretstack: ") {
+		if p != nil || err != nil && !strings.HasPrefix(err.Error(), "multiserver: ") {
 			t.Errorf("%q: %v, %v", address, p, err)
 		}
 	}

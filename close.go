@@ -124,28 +124,38 @@ func finishes(grace context.Context, f func()) bool {
 		defer close(done)
 		f()
 	}()
-	return waitFor(grace, callbacks, done)
+	late, stop := after(grace, callbacks)
+	defer stop()
+	select {
+	case <-done:
+		return true
+	case <-late.Done():
+		return false
+	}
 }
 
-// waitFor reports whether done was closed before the grace was over, or soon after.
-func waitFor(grace context.Context, soon time.Duration, done <-chan struct{}) bool {
-	select {
-	case <-done:
-		return true
-	case <-grace.Done():
-	}
-	late := time.NewTimer(soon)
-	defer late.Stop()
-	select {
-	case <-done:
-		return true
-	case <-late.C:
-		return false
+// after returns a context that ends when the grace has been over for d.
+func after(grace context.Context, d time.Duration) (late context.Context, stop func()) {
+	late, end := context.WithCancel(context.Background())
+	unwatch := context.AfterFunc(grace, func() {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			end()
+		case <-late.Done():
+		}
+	})
+	return late, func() {
+		unwatch()
+		end()
 	}
 }
 
 // settle waits until no connection is open and no background work is left, and names what is.
 func (a *App) settle(grace context.Context) []string {
+	late, stop := after(grace, stragglers)
+	defer stop()
 	for {
 		a.mu.Lock()
 		open, jobs, changed := a.open, slices.Sorted(maps.Keys(a.jobs)), a.changed
@@ -153,8 +163,10 @@ func (a *App) settle(grace context.Context) []string {
 		if open == 0 && len(jobs) == 0 {
 			return nil
 		}
-		if waitFor(grace, stragglers, changed) {
+		select {
+		case <-changed:
 			continue
+		case <-late.Done():
 		}
 		var left []string
 		for _, by := range jobs {

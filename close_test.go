@@ -430,3 +430,30 @@ func newIdentity(t *testing.T) *keys.Identity {
 	}
 	return id
 }
+
+// A Connect that Close interrupts says that the app is closed, not that somebody has cancelled it.
+func TestConnectSaysThatTheAppWasClosedMeanwhile(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and never says a word
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	app := start(t, stackOf(t, secretstack.Options{}), quiet(t, "alice"))
+	port := uint16(ln.Addr().(*net.TCPAddr).Port)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := app.Connect(context.Background(), secretstack.AddressOf("127.0.0.1", port, keysOf(t, "bob")))
+		failed <- err
+	}()
+	silent, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	if err := app.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-failed; !errors.Is(err, secretstack.ErrClosed) {
+		t.Errorf("Connect returned %v", err)
+	}
+}

@@ -194,11 +194,15 @@ func (s *settings) hide(entries []entry) {
 // shared returns a copy of the global settings without what is secret in them.
 func (s *settings) shared() map[string]any {
 	global := maps.Clone(s.global)
-	delete(global, "keys")
-	delete(global, "seed")
+	for _, secret := range [...]string{"keys", "seed", "appKey"} {
+		delete(global, secret)
+	}
 	copied, err := jsonObject(global)
 	if err != nil {
 		return map[string]any{} // values from JSON always go back to JSON
+	}
+	if caps, ok := copied["caps"].(map[string]any); ok {
+		delete(caps, "shs") // the app key
 	}
 	return copied
 }
@@ -327,11 +331,12 @@ func (c *Config) resolveAppKey(s *settings) (keys.AppKey, error) {
 	if value == nil {
 		return keys.MainNet(), nil
 	}
-	raw, err := secretBytes(value)
+	text, _ := value.(string)
+	key, err := keys.ParseAppKey(text)
 	if err != nil {
-		return keys.AppKey{}, errors.New("secretstack: settings: the app key is not 32 bytes in base64")
+		return keys.AppKey{}, fmt.Errorf("secretstack: settings: %w", err)
 	}
-	return keys.NewAppKey(raw)
+	return key, nil
 }
 
 func (c *Config) resolveInactivity(s *settings) time.Duration {

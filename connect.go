@@ -19,21 +19,24 @@ func isOnion(host string) bool { return strings.HasSuffix(strings.ToLower(host),
 // answers. ctx bounds the dialling, not the life of the connection. Connecting again to a peer gives a connection of
 // its own. See also [AddressOf].
 func (a *App) Connect(ctx context.Context, address string) (*Peer, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(a.work, cancel)()
-	if !a.isRunning() {
-		return nil, ErrClosed
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(a.work, func() { cancel(ErrClosed) })()
+	if err := a.mayDial(); err != nil {
+		return nil, err
 	}
 	addresses, err := a.server.Parse(address)
 	if err != nil {
-		return nil, fmt.Errorf("secretstack: %w", err)
+		return nil, err // it names what is wrong with the address
 	}
 	conn, err := a.server.Dial(ctx, addresses)
-	if err != nil {
-		return nil, dialError(err)
+	switch {
+	case err == nil:
+		return a.admit(conn, true)
+	case errors.Is(err, multiserver.ErrServerClosed), context.Cause(ctx) == ErrClosed:
+		return nil, ErrClosed
 	}
-	return a.admit(conn, true)
+	return nil, dialError(err)
 }
 
 // dialError puts first what a peer on the way has said, such as a portal: the handshake through it only knows that
@@ -42,13 +45,20 @@ func dialError(err error) error {
 	if remote, ok := errors.AsType[*muxrpc.RemoteError](err); ok && remote.Message != "" {
 		return fmt.Errorf("secretstack: %s (%w)", remote.Message, err)
 	}
-	return fmt.Errorf("secretstack: %w", err)
+	return err
 }
 
-func (a *App) isRunning() bool {
+// mayDial returns why nothing can be dialled now, or nil.
+func (a *App) mayDial() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.state == running
+	switch {
+	case a.state < running:
+		return errNotStarted
+	case a.state > running:
+		return ErrClosed
+	}
+	return nil
 }
 
 // incoming takes over a connection whose caller has been authorized.

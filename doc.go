@@ -24,8 +24,8 @@
 // # Limits
 //
 // Every wait has a deadline and every queue an end. The fields of [Config] say what they are; the zero value of each
-// gives a default that suits a node on the open network. [App.Close] always returns, at the latest when its context
-// ends, with every goroutine of the app gone or named in the error.
+// gives a default that suits a node on the open network. [App.Close] always returns, within seconds of the end of its
+// context, with every goroutine of the app gone or named in the error.
 //
 // # Coming from JavaScript
 //

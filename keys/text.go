@@ -75,7 +75,7 @@ func checkBase64(s string) error {
 	case len(s) == base64Len-1 && !strings.HasSuffix(s, "="):
 		return errors.New(`the "=" at the end of the base64 is missing`)
 	case len(s) == 88:
-		return errors.New("it has the length of a secret key; give the public one and keep this one to yourself")
+		return errors.New("it has the length of a secret key, which is for nobody to see")
 	case len(s) != base64Len:
 		return fmt.Errorf("its base64 has %d characters instead of %d", len(s), base64Len)
 	}
