@@ -406,7 +406,25 @@ func (c *Config) resolveConnections(s *settings, r *resolved) error {
 		return errors.New("secretstack: the port is not a number from 0 to 65535")
 	}
 	r.port = uint16(port)
+	r.fillListening()
 	return nil
+}
+
+// fillListening puts the host and the port into what the connections leave open: the host everywhere that listens on
+// one, the port where net listens.
+func (r *resolved) fillListening() {
+	for transport, entries := range r.conns.Incoming {
+		entries = slices.Clone(entries) // they are the caller's
+		r.conns.Incoming[transport] = entries
+		for i := range entries {
+			if entries[i].Host == "" && transport != "unix" {
+				entries[i].Host = r.host
+			}
+			if entries[i].Port == 0 && transport == "net" {
+				entries[i].Port = r.port
+			}
+		}
+	}
 }
 
 // cloneMap copies a map, and makes one of nil.

@@ -3,9 +3,11 @@ package secretstack_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"testing"
 
 	"github.com/secretstack/secretstack"
@@ -245,4 +247,27 @@ func TestWartUnknownNamesInConnectionsAreErrors(t *testing.T) {
 	cfg.Connections = &multiserver.Config{Incoming: map[string][]multiserver.Incoming{"carrier-pigeon": {{Transform: "shs"}}}}
 	_, err := stackOf(t, secretstack.Options{}).Start(t.Context(), cfg)
 	wantErr(t, err, `names the transport "carrier-pigeon"`)
+}
+
+// Host and Port fill in what the connections leave open, and nothing else.
+func TestHostAndPortFillInWhatTheConnectionsLeaveOpen(t *testing.T) {
+	given := &multiserver.Config{Incoming: map[string][]multiserver.Incoming{"net": {
+		{Scope: multiserver.Scopes{multiserver.Device, multiserver.Local}, Transform: "shs"},
+	}}}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := ln.Addr().(*net.TCPAddr).Port
+	_ = ln.Close()
+	cfg := quiet(t, "alice")
+	cfg.Host, cfg.Port, cfg.Connections = "127.0.0.1", port, given
+	app := start(t, stackOf(t, secretstack.Options{}), cfg)
+	want := "net:127.0.0.1:" + strconv.Itoa(port) + "~shs:" + app.ID().Base64()
+	if got := app.Address(multiserver.Local); got != want {
+		t.Errorf("the app listens at %s, want %s", got, want)
+	}
+	if given.Incoming["net"][0].Host != "" {
+		t.Error("the caller's configuration was changed")
+	}
 }

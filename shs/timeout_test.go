@@ -138,8 +138,13 @@ func TestWartTricklingPeerMeetsTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		defer near.Close()
-		defer far.Close()
+		done := make(chan struct{})
+		defer func() {
+			_ = far.Close()
+			<-done // the bubble must not end while it sleeps
+		}()
 		go func() {
+			defer close(done)
 			for i := range says {
 				time.Sleep(time.Second)
 				if _, err := far.Write(says[i : i+1]); err != nil {
