@@ -137,7 +137,11 @@ func (a *App) ended(l *link) {
 	for _, f := range a.remove(p) {
 		f(p)
 	}
-	a.log.Debug("secretstack: disconnected", "peer", p.Key().Short(), "reason", p.Err())
+	level := slog.LevelDebug
+	if reason := p.Err(); reason != nil && !errors.Is(reason, ErrClosed) && !errors.Is(reason, ErrInactive) {
+		level = slog.LevelInfo // something that the peer did, or that went wrong
+	}
+	a.log.Log(a.life, level, "secretstack: disconnected", "peer", p.Key().Short(), "reason", p.Err())
 	_ = p.Close(a.life) // waits for its handlers, whose contexts have ended
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -8,22 +8,25 @@ import (
 // meter counts the bytes of a connection and remembers when the last of them passed.
 type meter struct {
 	in, out atomic.Uint64
-	latest  atomic.Int64 // Unix nanoseconds
+	begun   time.Time    // set by start; its monotonic part keeps a clock that is set from counting as idleness
+	latest  atomic.Int64 // nanoseconds since begun
 }
 
-func (m *meter) start() { m.latest.Store(time.Now().UnixNano()) }
+func (m *meter) start() { m.begun = time.Now() }
+
+func (m *meter) tick() { m.latest.Store(int64(time.Since(m.begun))) }
 
 func (m *meter) read(n int) {
 	if n > 0 {
 		m.in.Add(uint64(n))
-		m.latest.Store(time.Now().UnixNano())
+		m.tick()
 	}
 }
 
 func (m *meter) wrote(n int) {
 	if n > 0 {
 		m.out.Add(uint64(n))
-		m.latest.Store(time.Now().UnixNano())
+		m.tick()
 	}
 }
 
@@ -68,4 +71,6 @@ func (s *Session) Stats() Stats {
 }
 
 // Activity returns when bytes last passed in either direction, or when the session began.
-func (s *Session) Activity() time.Time { return time.Unix(0, s.meter.latest.Load()) }
+func (s *Session) Activity() time.Time {
+	return s.meter.begun.Add(time.Duration(s.meter.latest.Load()))
+}
