@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/memnet"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
@@ -429,9 +430,9 @@ func TestEventsComeOnceAndInOrder(t *testing.T) {
 		s.OnClose(func() { note("close 2") })
 		return nil
 	})
-	network := newMemNet()
-	watched := stackOf(t, secretstack.Options{Bare: true}, watch, memory(network))
-	plain := stackOf(t, secretstack.Options{Bare: true}, memory(network))
+	network := memnet.New()
+	watched := stackOf(t, secretstack.Options{Bare: true}, watch, memnet.Plugin(network))
+	plain := stackOf(t, secretstack.Options{Bare: true}, memnet.Plugin(network))
 	bob := start(t, plain, memConfig(t, "bob"))
 	alice := start(t, watched, memConfig(t, "alice"))
 	p, err := alice.Connect(t.Context(), bob.Address("device"))
@@ -596,7 +597,7 @@ func TestBadBytesEndOneConnectionOnly(t *testing.T) {
 // dialRaw connects to an app in memory, with the key of name, and gives the bytes.
 func dialRaw(t testing.TB, to *secretstack.App, name string) net.Conn {
 	t.Helper()
-	network, ok := secretstack.Find[*memNet](to)
+	network, ok := secretstack.Find[*memnet.Network](to)
 	if !ok {
 		t.Fatal("the app is in no memory")
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/memnet"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
 )
@@ -88,13 +89,13 @@ func TestAuthHooksGivePermissions(t *testing.T) {
 // TestWhoWeDialHasTheAccessOfEverybody: auth is not asked about it.
 func TestWhoWeDialHasTheAccessOfEverybody(t *testing.T) {
 	asked := 0
-	network := newMemNet()
-	generous := stackOf(t, secretstack.Options{Bare: true}, memory(network), aliceOnly(),
+	network := memnet.New()
+	generous := stackOf(t, secretstack.Options{Bare: true}, memnet.Plugin(network), aliceOnly(),
 		deciding(func(context.Context, secretstack.Caller) (secretstack.Access, error) {
 			asked++
 			return secretstack.FullAccess(), nil
 		}))
-	plain := stackOf(t, secretstack.Options{Bare: true}, memory(network), aliceOnly())
+	plain := stackOf(t, secretstack.Options{Bare: true}, memnet.Plugin(network), aliceOnly())
 	alice, bob := start(t, generous, memConfig(t, "alice")), start(t, plain, memConfig(t, "bob"))
 	connect(t, alice, bob)
 	eventually(t, "connected", func() bool { return len(bob.Peers()) == 1 })

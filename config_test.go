@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/memnet"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 )
@@ -31,7 +32,7 @@ func see(t *testing.T, defaults secretstack.Settings, cfg secretstack.Config) se
 		return setup.Global(&s.global)
 	})
 	other := plugin("bar", func(*secretstack.Setup) error { return nil })
-	stack := stackOf(t, secretstack.Options{Bare: true, Settings: defaults}, look, other, memory(newMemNet()))
+	stack := stackOf(t, secretstack.Options{Bare: true, Settings: defaults}, look, other, memnet.Plugin(memnet.New()))
 	start(t, stack, cfg)
 	return s
 }

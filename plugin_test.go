@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/memnet"
 	"github.com/secretstack/secretstack/muxrpc"
 )
 
@@ -307,8 +308,8 @@ func TestRegisteringAfterInitFails(t *testing.T) {
 	})), memConfig(t, "alice"))
 	wantErr(t, noop(kept, "m"), "belongs into Init")
 	wantErr(t, kept.Hook("manifest", func(next muxrpc.Handler) muxrpc.Handler { return next }), "belongs into Init")
-	wantErr(t, kept.Transport(newMemNet()), "belongs into Init")
-	wantErr(t, kept.Transform(claim{kept}), "belongs into Init")
+	wantErr(t, kept.Transport(memnet.New()), "belongs into Init")
+	wantErr(t, kept.Transform(memnet.Claim{Setup: kept}), "belongs into Init")
 	called := false
 	kept.OnListening(func() { called = true })
 	if !called {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/memnet"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
 )
@@ -129,9 +130,9 @@ func leakCheck(t testing.TB) {
 	})
 }
 
-// mem is a stack of apps in memory and starts one; see memNet.
+// mem is a stack of apps in memory and starts one; see memnet.Network.
 func memStack(t testing.TB, plugins ...secretstack.Plugin) *secretstack.Stack {
-	return stackOf(t, secretstack.Options{Bare: true}, append(plugins, memory(newMemNet()))...)
+	return stackOf(t, secretstack.Options{Bare: true}, append(plugins, memnet.Plugin(memnet.New()))...)
 }
 
 func memConfig(t testing.TB, name string) secretstack.Config {
