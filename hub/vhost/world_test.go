@@ -143,7 +143,7 @@ func (w *world) stream() *wire {
 
 func (w *world) connect(l *memListener, from netip.Addr) *wire {
 	w.t.Helper()
-	c, err := l.dialFrom(net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 50000)))
+	c, err := l.dialFrom(newTestAddr(from))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -392,3 +392,5 @@ func freeRange(t *testing.T, n int) PortRange {
 	t.Fatal("no ports are free")
 	return PortRange{}
 }
+
+func newTestAddr(a netip.Addr) net.Addr { return net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 50000)) }
