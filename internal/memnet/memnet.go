@@ -157,9 +157,9 @@ func (c Claim) conn(raw net.Conn, auth any) (*multiserver.Conn, error) {
 	return multiserver.NewConn(multiserver.ConnConfig{Raw: raw, Remote: peer, Auth: auth, Transform: "claim:" + peer.Base64()}), nil
 }
 
-// Plugin puts apps on the network, each under the name in its settings ("memory": {"name": …}); mem:NAME.shs leads to the
-// same app by a real handshake, for apps that know the transform.
-func Plugin(n *Network) secretstack.Plugin {
+// Plugin puts apps on the network, each under the name in its settings ("memory": {"name": …}), where keys are claimed.
+// With real handshakes each app is at mem:NAME.shs as well, proving its key there; the app must know the transform shs.
+func Plugin(n *Network, options ...Option) secretstack.Plugin {
 	return secretstack.NewPlugin(secretstack.Info{Name: "memory"}, func(_ context.Context, s *secretstack.Setup) error {
 		var settings struct{ Name string }
 		if err := s.Config(&settings); err != nil {
@@ -169,11 +169,23 @@ func Plugin(n *Network) secretstack.Plugin {
 		if err := s.Transform(Claim{s}); err != nil {
 			return err
 		}
+		incoming := []multiserver.Incoming{{Host: settings.Name, Transform: "claim"}}
+		outgoing := []multiserver.Outgoing{{Transform: "claim"}}
+		for _, option := range options {
+			if option == RealHandshakes {
+				incoming = append(incoming, multiserver.Incoming{Host: settings.Name + ".shs", Transform: "shs"})
+				outgoing = append(outgoing, multiserver.Outgoing{Transform: "shs"})
+			}
+		}
 		return s.Transport(n, multiserver.Config{
-			Incoming: map[string][]multiserver.Incoming{"mem": {
-				{Host: settings.Name, Transform: "claim"}, {Host: settings.Name + ".shs", Transform: "shs"},
-			}},
-			Outgoing: map[string][]multiserver.Outgoing{"mem": {{Transform: "claim"}, {Transform: "shs"}}},
+			Incoming: map[string][]multiserver.Incoming{"mem": incoming},
+			Outgoing: map[string][]multiserver.Outgoing{"mem": outgoing},
 		})
 	})
 }
+
+// Option changes what Plugin does.
+type Option int
+
+// RealHandshakes adds an entry with the transform shs.
+const RealHandshakes Option = iota
