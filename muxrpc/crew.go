@@ -70,9 +70,10 @@ func (s *Session) dismissSpare() {
 	if c.timer == nil {
 		return
 	}
-	c.dismiss(c.spare)
+	c.dismiss(min(c.spare, len(c.resting)))
 	if len(c.resting) == 0 {
-		c.timer, c.resting = nil, nil
+		c.timer = nil
+		s.trim()
 		return
 	}
 	c.spare = len(c.resting)

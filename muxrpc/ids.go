@@ -4,7 +4,7 @@ import "math"
 
 // idSpan is how many of the peer's latest request ids are remembered one by one; older ones count as used. Peers that
 // number a request before they queue it may send neighbours out of order, so the latest id alone is not enough.
-const idSpan = 2048
+const idSpan = 1024
 
 // idWindow remembers in bounded memory which of the peer's request ids were used, so that a late packet of a finished
 // stream is never taken for a new call. Ids are compared on the circle of the positive int32, so they may wrap around.

@@ -12,7 +12,7 @@ import (
 
 // readLoop reads and dispatches packets until the connection ends. It never writes; what it has to answer is queued.
 func (s *Session) readLoop() {
-	defer close(s.readDone)
+	defer s.readEnded()
 	for first := true; ; first = false {
 		h, body, err := s.reader.Next()
 		if err != nil {
@@ -24,6 +24,13 @@ func (s *Session) readLoop() {
 		}
 		s.dispatch(h, Value{h.Type, body})
 	}
+}
+
+func (s *Session) readEnded() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readDone = true
+	s.idle.broadcast()
 }
 
 // readError returns why reading ended, or nil after the peer's goodbye.

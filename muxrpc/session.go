@@ -40,10 +40,7 @@ type Session struct {
 	writeRenew time.Time            // owned by whoever flushes
 	writeWatch *time.Timer          // owned by whoever flushes
 
-	readDone chan struct{} // closed when readLoop has returned
-	hurry    chan struct{} // closed to hang up without waiting for the peer
-	hurried  sync.Once
-	done     chan struct{} // closed when the connection is closed and nothing reads or writes it
+	done chan struct{} // closed when the connection is closed and nothing reads or writes it
 
 	mu sync.Mutex
 	state
@@ -63,16 +60,18 @@ type state struct {
 	arguments    int           // bytes of the requests of both
 	callsStalled time.Duration // how long reading from the peer has paused for want of handlers
 
-	closing bool  // Close was called: no new calls
-	ended   bool  // no calls at all; the goodbye is on its way
-	reason  error // why it ended; nil after an orderly end
+	closing  bool  // Close was called: no new calls
+	ended    bool  // no calls at all; the goodbye is on its way
+	reason   error // why it ended; nil after an orderly end
+	readDone bool  // nothing more is read
+	hurry    bool  // the end may not wait for the peer
 
 	buffered int // cost of what arrived for streams and was not read
 	credit   credit
 	out      outbox
 	crew     crew
 	room     signal // something was read, a handler returned, a stream or the session ended
-	idle     signal // a call or a stream finished, or the session ended
+	idle     signal // a call or a stream finished, nothing is left to write, or the session came closer to its end
 }
 
 // New starts a session over conn, which it owns from then on: conn is closed when the session ends, and its Close must
@@ -80,14 +79,12 @@ type state struct {
 // as by Abort; the contexts of handlers have its values.
 func New(ctx context.Context, conn io.ReadWriteCloser, opts Options) *Session {
 	s := &Session{
-		conn:     conn,
-		limits:   opts.Limits.withDefaults(),
-		mux:      opts.Mux,
-		peer:     opts.Peer,
-		log:      opts.Logger,
-		readDone: make(chan struct{}),
-		hurry:    make(chan struct{}),
-		done:     make(chan struct{}),
+		conn:   conn,
+		limits: opts.Limits.withDefaults(),
+		mux:    opts.Mux,
+		peer:   opts.Peer,
+		log:    opts.Logger,
+		done:   make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -192,16 +189,6 @@ func (s *Session) inactive() bool {
 	return len(s.calls) == 0 && len(s.mine) == 0 && s.handlers == 0 && s.serving == 0
 }
 
-// waitIdle waits until met. Called with mu held.
-func (s *Session) waitIdle(ctx context.Context, met func() bool) error {
-	for !met() {
-		if err := s.waitUnlocked(ctx, s.idle.wait(), nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Abort ends the session at once: open calls fail on both sides. It says goodbye if the connection allows, and does not
 // wait. The reason is what Err returns; it is not told to the peer.
 func (s *Session) Abort(reason error) {
@@ -249,53 +236,71 @@ func (s *Session) end(reason error) {
 func (s *Session) hangUp(reason error) {
 	s.detach()
 	s.cancel(reason)
-	timeout := time.NewTimer(s.linger())
-	defer timeout.Stop()
-	written := s.written()
-	select {
-	case <-written:
-		select {
-		case <-s.readDone: // the peer has said goodbye, or has gone
-		case <-timeout.C:
-		case <-s.hurry:
-		}
-	case <-timeout.C:
-	case <-s.hurry:
-		select {
-		case <-written:
-		case <-time.After(hurryTimeout):
-		}
+	s.mu.Lock()
+	s.waitAtMost(s.linger(), func() bool { return s.hurry || s.out.isIdle() && s.readDone })
+	if s.hurry {
+		s.waitAtMost(hurryTimeout, s.out.isIdle)
 	}
+	s.mu.Unlock()
 	_ = s.conn.Close() // the session is over whatever it says
-	<-s.readDone
-	<-s.written()
+	s.mu.Lock()
+	_ = s.waitIdle(context.Background(), func() bool { return s.out.isIdle() && s.readDone })
+	s.mu.Unlock()
 	close(s.done)
 }
 
-// linger is how long the end may take.
+// linger is how long the end may wait for the peer. Called with mu held.
 func (s *Session) linger() time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.reason == nil {
 		return s.limits.CloseTimeout
 	}
 	return min(lingerTimeout, s.limits.CloseTimeout)
 }
 
-// written returns a channel that is closed when nothing is left to write, or nothing can be.
-func (s *Session) written() <-chan struct{} {
+// hangUpNow closes the connection without waiting for the peer's goodbye. The session must have ended.
+func (s *Session) hangUpNow() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.out.isIdle() {
-		closed := make(chan struct{})
-		close(closed)
-		return closed
-	}
-	return s.out.idle.wait()
+	s.hurry = true
+	s.idle.broadcast()
 }
 
-// hangUpNow closes the connection without waiting for the peer's goodbye. The session must have ended.
-func (s *Session) hangUpNow() { s.hurried.Do(func() { close(s.hurry) }) }
+// waitIdle waits until met, which idle announces. Called with mu held.
+func (s *Session) waitIdle(ctx context.Context, met func() bool) error {
+	for !met() {
+		if err := s.waitUnlocked(ctx, s.idle.wait(), nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// waitAtMost is waitIdle with a bound. Called with mu held.
+func (s *Session) waitAtMost(d time.Duration, met func() bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	_ = s.waitIdle(ctx, met)
+}
+
+// trim gives back what an idle session does not need. Called with mu held.
+func (s *Session) trim() {
+	if len(s.calls) == 0 {
+		s.calls = nil
+	}
+	if len(s.mine) == 0 {
+		s.mine = nil
+	}
+	if len(s.theirs) == 0 {
+		s.theirs = nil
+	}
+	if len(s.unread) == 0 {
+		s.unread = nil
+	}
+	if len(s.credit.dirty) == 0 {
+		s.credit.dirty = nil
+	}
+	s.crew.resting = nil
+}
 
 // forget takes a stream off the tables. Called with mu held.
 func (s *Session) forget(st *stream) {

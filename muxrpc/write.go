@@ -30,7 +30,6 @@ type outbox struct {
 	closed    bool    // the goodbye was added: nothing follows it
 	failed    bool    // the connection failed: nothing can be written
 	space     signal  // pending was taken, or the outbox was closed
-	idle      signal  // there is nothing to write, or it cannot be written
 }
 
 func (o *outbox) size() int {
@@ -92,7 +91,6 @@ func (o *outbox) fail() {
 	o.failed = true
 	o.pending, o.control = nil, 0
 	o.space.broadcast()
-	o.idle.broadcast()
 }
 
 // flushSoon makes sure that what is pending gets written. Called with mu held.
@@ -129,7 +127,7 @@ func (s *Session) flush() {
 		b := s.out.take()
 		if b == nil || s.out.failed {
 			s.out.flushing = false
-			s.out.idle.broadcast()
+			s.idle.broadcast()
 			s.mu.Unlock()
 			return
 		}
@@ -143,6 +141,7 @@ func (s *Session) flush() {
 		if err != nil {
 			s.mu.Lock()
 			s.out.fail()
+			s.idle.broadcast()
 			s.mu.Unlock()
 			s.end(fmt.Errorf("muxrpc: writing: %w", err))
 			s.hangUpNow()

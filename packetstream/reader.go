@@ -11,7 +11,7 @@ const (
 	// DefaultMaxBody is the limit of a Reader made with a limit of zero: 4 MiB.
 	DefaultMaxBody = 4 << 20
 
-	smallBuffer  = 512      // what an idle Reader holds
+	smallBuffer  = 256      // what an idle Reader holds
 	largeBuffer  = 32 << 10 // what it borrows while reads fill the small one
 	directBody   = 4 << 10  // a body over this that has not arrived yet is read into memory of its own
 	firstBody    = 64 << 10 // most that is allocated for a body before any of it has arrived
@@ -20,8 +20,8 @@ const (
 
 var largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
 
-// Reader reads packets from a byte stream. An idle Reader holds about half a KiB; a busy one borrows 32 KiB. It is not
-// safe for concurrent use.
+// Reader reads packets from a byte stream. An idle Reader holds less than half a KiB; a busy one borrows 32 KiB. It is
+// not safe for concurrent use.
 type Reader struct {
 	src io.Reader
 	max uint32
