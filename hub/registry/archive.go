@@ -131,6 +131,9 @@ type unarchiver struct {
 	r        *bufio.Reader
 	sum      hash.Hash
 	messages uint64
+
+	stream string // whose messages come
+	last   uint64 // of the log's new messages
 }
 
 // newUnarchiver reads the beginning of an archive.

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -150,11 +151,11 @@ func emptyFolder(dir string) (created bool, err error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return false, fmt.Errorf("%w: %v", ErrUnavailable, err)
+			return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 		return true, nil
 	case err != nil:
-		return false, fmt.Errorf("%w: %v", ErrUnavailable, err)
+		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	case len(files) > 0:
 		return false, fmt.Errorf("%w: %s", ErrNotEmpty, dir)
 	}
@@ -181,7 +182,7 @@ func leaveRestored(dir string, lock *os.File, failed, created bool) error {
 // log. The engine does not sync: everything is synced at the end, once.
 func restoreInto(ctx context.Context, u *unarchiver, info Archive, dir string) (uint64, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return 0, fmt.Errorf("%w: %v", ErrUnavailable, err)
+		return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	var limits Limits
 	limits.fill()
@@ -191,7 +192,7 @@ func restoreInto(ctx context.Context, u *unarchiver, info Archive, dir string) (
 		err = e.unpack(ctx, u, info)
 	}
 	if err == nil {
-		last, err = e.ensureLog(ctx)
+		_, last, err = e.ensureLog(ctx)
 	}
 	if err = errors.Join(err, e.close()); err != nil {
 		return 0, err
@@ -239,12 +240,14 @@ func (e *engine) unpack(ctx context.Context, u *unarchiver, info Archive) error 
 
 func (e *engine) unpackStream(ctx context.Context, u *unarchiver, body []byte) error {
 	var config jetstream.StreamConfig
-	if err := json.Unmarshal(body, &config); err != nil {
+	if err := json.Unmarshal(body, &config); err != nil || config.Name == "" {
 		return u.broken(nil, "the description of a stream is malformed")
 	}
 	ctx, cancel := e.guard(ctx)
 	defer cancel()
-	config.Replicas = 1
+	config.Replicas, config.Storage = 1, jetstream.FileStorage
+	config.Mirror, config.Sources, config.RePublish = nil, nil, nil
+	u.stream, u.last = config.Name, 0
 	if _, err := e.js.CreateStream(ctx, config); err != nil {
 		return e.failure(ctx, "make stream "+config.Name, err)
 	}
@@ -256,6 +259,13 @@ func (e *engine) unpackMessage(js jetstream.JetStream, u *unarchiver, body []byt
 	if err != nil {
 		return nil, err
 	}
+	if u.stream == logStream {
+		if m.data, err = u.renumber(m.data); err != nil {
+			return nil, err
+		}
+	} else if !strings.HasPrefix(m.subject, bucketSubjects+strings.TrimPrefix(u.stream, bucketPrefix)+".") {
+		return nil, u.broken(nil, "a message is not the stream's")
+	}
 	out := &nats.Msg{Subject: m.subject, Header: nats.Header{}, Data: m.data}
 	for name, values := range m.header {
 		if isExpectation(name) {
@@ -263,11 +273,26 @@ func (e *engine) unpackMessage(js jetstream.JetStream, u *unarchiver, body []byt
 		}
 		out.Header[name] = values
 	}
-	ack, err := js.PublishMsgAsync(out)
+	ack, err := js.PublishMsgAsync(out, jetstream.WithExpectStream(u.stream))
 	if err != nil {
-		return nil, fmt.Errorf("%w: unpack: %v", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: unpack: %w", ErrUnavailable, err)
 	}
 	return ack, nil
+}
+
+// renumber takes the gaps out of the log that failed writes have left: in the new one the messages follow each other.
+func (u *unarchiver) renumber(group []byte) ([]byte, error) {
+	r := groupReader{rest: group}
+	if version := r.take(1); r.bad || version[0] != groupVersion {
+		return nil, u.broken(nil, "the records are of a later version")
+	}
+	_ = number(&r, binary.Uvarint)
+	if r.bad {
+		return nil, u.broken(nil, "a group of records is malformed")
+	}
+	group = append(newGroup(u.last), r.rest...)
+	u.last++
+	return group, nil
 }
 
 func isExpectation(header string) bool {
@@ -298,7 +323,7 @@ func settle(dir string, last uint64) error {
 	}
 	m.write(last)
 	if err := m.close(); err != nil {
-		return fmt.Errorf("%w: %v", ErrUnavailable, err)
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	restoring := filepath.Join(dir, restoringFolder)
 	err = os.Rename(filepath.Join(restoring, engineFolder), filepath.Join(dir, engineFolder))
@@ -309,9 +334,26 @@ func settle(dir string, last uint64) error {
 		err = syncTree(dir)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %v", ErrUnavailable, err)
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return nil
+}
+
+// syncFolders writes the folders of the engine to the disk. It makes them without doing so, and a file can only be found
+// again in a folder that can.
+func syncFolders(dir string) error {
+	if err := syncFile(filepath.Dir(dir), true); err != nil {
+		return err
+	}
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // temporary
+		}
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return syncFile(path, true)
+	})
 }
 
 // syncTree writes all files and folders below dir to the disk.

@@ -54,19 +54,35 @@ func (r *Registry) Bucket(ctx context.Context, name string) (*Bucket, error) {
 		return nil, fmt.Errorf("%w: bucket %q", ErrName, name)
 	}
 	b := &Bucket{r: r, name: name}
-	_, err := r.writable()
+	err := b.do(ctx, "open", func(ctx context.Context, e *engine) error {
+		_, err := e.js.KeyValue(ctx, name)
+		return err
+	})
+	if errors.Is(err, ErrNotFound) {
+		err = b.make(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return b, b.do(ctx, "open", func(ctx context.Context, e *engine) error {
+	return b, nil
+}
+
+func (b *Bucket) make(ctx context.Context) error {
+	if err := b.r.writable(); err != nil {
+		return err
+	}
+	return b.do(ctx, "make", func(ctx context.Context, e *engine) error {
 		_, err := e.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket:         name,
+			Bucket:         b.name,
 			History:        1,
-			MaxValueSize:   int32(maxValue),
+			MaxValueSize:   maxValue,
 			Storage:        jetstream.FileStorage,
 			Replicas:       1,
 			LimitMarkerTTL: deletionKept,
 		})
+		if err == nil {
+			err = syncFolders(b.r.cfg.Dir)
+		}
 		return err
 	})
 }
@@ -95,20 +111,28 @@ func (b *Bucket) Put(ctx context.Context, key string, value []byte) (uint64, err
 // Create writes a value if the key is not there, and gives its revision. Its error is that of Put, or ErrExists.
 func (b *Bucket) Create(ctx context.Context, key string, value []byte) (uint64, error) {
 	return b.write(ctx, key, value, func(ctx context.Context, kv jetstream.KeyValue, encoded string) (uint64, error) {
-		return kv.Create(ctx, encoded, value)
+		revision, err := kv.Create(ctx, encoded, value)
+		if errors.Is(err, jetstream.ErrKeyExists) {
+			err = ErrExists
+		}
+		return revision, err
 	})
 }
 
 // Update writes a value if the key still has the revision, and gives the new one. Its error is that of Put, or ErrConflict.
 func (b *Bucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
 	return b.write(ctx, key, value, func(ctx context.Context, kv jetstream.KeyValue, encoded string) (uint64, error) {
-		return kv.Update(ctx, encoded, value, revision)
+		revision, err := kv.Update(ctx, encoded, value, revision)
+		if isWrongSequence(err) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+			err = ErrConflict
+		}
+		return revision, err
 	})
 }
 
 // Delete removes a key. That there is none is no error. Its error is ErrName, ErrUnavailable or ErrClosed.
 func (b *Bucket) Delete(ctx context.Context, key string) error {
-	if _, err := b.r.writable(); err != nil {
+	if err := b.r.writable(); err != nil {
 		return err
 	}
 	return b.key(ctx, "delete", key, func(ctx context.Context, kv jetstream.KeyValue, encoded string) error {
@@ -166,7 +190,7 @@ func (b *Bucket) write(ctx context.Context, key string, value []byte,
 	if limit := b.r.cfg.Limits.MaxValue; len(value) > limit {
 		return 0, fmt.Errorf("%w: a value has at most %d bytes", ErrName, limit)
 	}
-	if _, err := b.r.writable(); err != nil {
+	if err := b.r.writable(); err != nil {
 		return 0, err
 	}
 	err = b.key(ctx, "write", key, func(ctx context.Context, kv jetstream.KeyValue, encoded string) error {
@@ -186,14 +210,10 @@ func (b *Bucket) do(ctx context.Context, what string, fn func(context.Context, *
 	defer cancel()
 	err = fn(ctx, n.engine)
 	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, jetstream.ErrKeyNotFound):
+	case err == nil, errors.Is(err, ErrExists), errors.Is(err, ErrConflict):
+		return err
+	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrBucketNotFound):
 		return ErrNotFound
-	case errors.Is(err, jetstream.ErrKeyExists):
-		return ErrExists
-	case isWrongSequence(err), errors.Is(err, jetstream.ErrKeyRevisionMismatch):
-		return ErrConflict
 	}
 	err = n.failure(ctx, what+" in bucket "+b.name, err)
 	if errors.Is(err, ErrUnavailable) {

@@ -44,7 +44,7 @@ func child(dir string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("open")
+	_, _ = fmt.Fprintln(os.Stdout, "open")
 	todo := make(chan uint64)
 	failed := make(chan error, 1)
 	for range 64 {
@@ -74,7 +74,7 @@ func childRegister(tb childTB, r *Registry, n uint64) error {
 		}))
 	}
 	if err == nil {
-		_, err = os.Stdout.WriteString(fmt.Sprintf("%d %v\n", n, rec.ID)) // one write a line
+		_, err = fmt.Fprintf(os.Stdout, "%d %v\n", n, rec.ID) // one write a line
 	}
 	return err
 }

@@ -189,6 +189,45 @@ func TestATornEndThatNobodyWasToldOfIsNoDamage(t *testing.T) {
 	}
 }
 
+// A process can die while the engine makes a stream. What is there then holds nothing, and is made again.
+func TestAHalfMadeStreamIsNoDamage(t *testing.T) {
+	cfg := stored(t, 2)
+	streams := filepath.Join(cfg.Dir, engineFolder, "$G", streamFolder)
+	description, err := os.ReadFile(filepath.Join(streams, bucketPrefix+"list", descriptionFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, files := range map[string]map[string][]byte{
+		"none":        {},
+		"block":       {filepath.Join(blockFolder, "1.blk"): nil},
+		"description": {filepath.Join(blockFolder, "1.blk"): nil, descriptionFile: description},
+	} {
+		for file, content := range files {
+			path := filepath.Join(streams, bucketPrefix+name, file)
+			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r := open1(t, cfg)
+	for _, name := range []string{"list", "none", "block", "description"} {
+		b, err := r.Bucket(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Put(t.Context(), "a", []byte("b")); err != nil {
+			t.Error(err)
+		}
+	}
+	closed(t, r)
+	if n := open1(t, cfg).Count(); n != 2 {
+		t.Errorf("%d records", n)
+	}
+}
+
 // An older copy of the engine's files under a newer mark has lost something.
 func TestARolledBackLogIsSeen(t *testing.T) {
 	cfg := config(t, t.TempDir())
@@ -295,7 +334,7 @@ func TestTheFilesReadAsTheEngineReadsThem(t *testing.T) {
 		t.Fatalf("%d streams", len(streams))
 	}
 	for _, s := range streams {
-		if s.last != want[s.name].LastSeq || s.first == 0 {
+		if s.last != want[s.name].LastSeq {
 			t.Errorf("%s: %+v, the engine has %d", s.name, s, want[s.name].LastSeq)
 		}
 	}
@@ -314,8 +353,8 @@ func FuzzNextRecord(f *testing.F) {
 	f.Add(make([]byte, 64))
 	f.Add([]byte("\x1e\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00aaaaaaaa"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, n, err := nextRecord(b, make([]byte, 32)); err == nil && (n <= 0 || n > len(b)) {
-			t.Errorf("%d of %d bytes", n, len(b))
+		if rec, err := nextRecord(b, make([]byte, 32)); err == nil && (rec.size <= 0 || rec.size > len(b)) {
+			t.Errorf("%d of %d bytes", rec.size, len(b))
 		}
 	})
 }

@@ -61,7 +61,7 @@ func (r Registration) verify(hub keys.PublicKey, maxEvidence int) (*petition, er
 		return p, nil
 	}
 	if err := r.Receipt.Verify(hub); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrEvidence, err)
+		return nil, fmt.Errorf("%w: %w", ErrEvidence, err)
 	}
 	if r.Receipt.Key.Array() != p.key {
 		return nil, fmt.Errorf("%w: the receipt is for another key", ErrEvidence)
@@ -78,7 +78,7 @@ func payloadPetition(payload *secrez.Payload, maxEvidence int) (*petition, error
 	p := &petition{key: payload.PublicKey().Identity().Array(), evidence: Evidence{Payload: &signed}}
 	p.box = (*[boxSize]byte)(payload.PublicKey().Box())
 	if _, err := payload.Field("reset", &p.reset); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrEvidence, err)
+		return nil, fmt.Errorf("%w: %w", ErrEvidence, err)
 	}
 	return p, nil
 }
@@ -86,7 +86,7 @@ func payloadPetition(payload *secrez.Payload, maxEvidence int) (*petition, error
 func statementPetition(signed *claim.Signed, hub keys.PublicKey) (*petition, error) {
 	s, err := signed.Verify()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrEvidence, err)
+		return nil, fmt.Errorf("%w: %w", ErrEvidence, err)
 	}
 	if !s.Hub.Equal(hub) {
 		return nil, fmt.Errorf("%w: the statement is for another hub", ErrEvidence)
@@ -101,7 +101,7 @@ func statementPetition(signed *claim.Signed, hub keys.PublicKey) (*petition, err
 		return p, nil
 	}
 	if _, err := secrez.NewPublicKey(s.Box, s.Key.Bytes()); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrEvidence, err)
+		return nil, fmt.Errorf("%w: %w", ErrEvidence, err)
 	}
 	p.box = (*[boxSize]byte)(s.Box)
 	return p, nil

@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -49,7 +50,8 @@ type directory struct {
 	mu      sync.RWMutex
 	byKey   map[[keySize]byte]*entry // guarded by mu
 	byID    map[secrez.ID]*entry     // with the retired ones; guarded by mu
-	applied uint64                   // last message of the log; guarded by mu
+	applied uint64                   // up to where the log is known; guarded by mu
+	message uint64                   // last message up to there; guarded by mu
 	moved   chan struct{}            // closed and replaced when applied grows; guarded by mu
 }
 
@@ -100,23 +102,51 @@ func (d *directory) all() []*entry {
 	return entries
 }
 
+// last gives the last message of the log that has been applied.
+func (d *directory) last() uint64 {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.message
+}
+
+// errGap says that a message of the log is missing.
+var errGap = errors.New("the one before it is missing")
+
 // apply takes in one message of the log and reports how many of its deeds contradict what came before, which are left out.
-// A message that was applied before is passed over.
-func (d *directory) apply(message uint64, deeds []deed) (refused int) {
+// A message that was applied before is passed over. Its error is errGap.
+func (d *directory) apply(message, previous uint64, deeds []deed) (refused int, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if message <= d.applied {
-		return 0
+		return 0, nil
+	}
+	if previous != d.message {
+		return 0, errGap
 	}
 	for i := range deeds {
 		if !d.applyOne(deeds[i].entry(message, i)) {
 			refused++
 		}
 	}
-	d.applied = message
+	d.message = message
+	d.moveTo(message)
+	return refused, nil
+}
+
+// skip passes over a gap at the end of the log: a write that failed.
+func (d *directory) skip(to uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if to > d.applied {
+		d.moveTo(to)
+	}
+}
+
+// moveTo is called with mu held.
+func (d *directory) moveTo(applied uint64) {
+	d.applied = applied
 	close(d.moved)
 	d.moved = make(chan struct{})
-	return refused
 }
 
 // applyOne keeps two rules, whatever the log says: a key's sequence only grows, and an id stays its first owner's.

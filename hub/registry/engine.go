@@ -14,9 +14,12 @@ import (
 )
 
 const (
-	logStream    = "registry"
-	logSubject   = "registry.log"
-	bucketPrefix = "KV_" // with which the engine's names for key-value streams begin
+	logStream  = "registry"
+	logSubject = "registry.log"
+
+	// With these the engine's names for key-value streams begin, and their subjects.
+	bucketPrefix   = "KV_"
+	bucketSubjects = "$KV."
 
 	// engineStorage is the engine's own limit for its files. The disk is the limit that counts: see Limits.MinFree.
 	engineStorage = 1 << 50
@@ -31,6 +34,7 @@ type engine struct {
 	js     jetstream.JetStream // set before started is closed
 	alarm  *alarm
 	limits Limits
+	logger *slog.Logger
 
 	started  chan struct{} // closed when start has returned
 	startErr error         // set before started is closed
@@ -42,7 +46,7 @@ type engine struct {
 // startEngine starts the engine on the files in dir. With synced, a write is acknowledged when it is on disk. The engine it
 // returns must be closed, also when there is an error.
 func startEngine(ctx context.Context, dir string, limits Limits, logger *slog.Logger, synced bool) (*engine, error) {
-	e := &engine{dir: dir, alarm: newAlarm(), limits: limits, started: make(chan struct{}), gone: make(chan struct{})}
+	e := &engine{dir: dir, alarm: newAlarm(), limits: limits, logger: logger, started: make(chan struct{}), gone: make(chan struct{})}
 	opts := &server.Options{
 		ServerName:             "registry",
 		DontListen:             true,
@@ -56,7 +60,7 @@ func startEngine(ctx context.Context, dir string, limits Limits, logger *slog.Lo
 	var err error
 	if e.server, err = server.NewServer(opts); err != nil {
 		close(e.started)
-		return e, fmt.Errorf("%w: set up the engine: %v", ErrUnavailable, err)
+		return e, fmt.Errorf("%w: set up the engine: %w", ErrUnavailable, err)
 	}
 	e.server.SetLoggerV2(&engineLogger{out: logger, alarm: e.alarm}, logger.Enabled(ctx, levelEngineDebug), false, false)
 	go func() { // it reads all files and knows no context
@@ -81,18 +85,24 @@ func (e *engine) start(synced bool) error {
 		StoreDir: e.dir, SyncAlways: synced, MaxStore: engineStorage, MaxMemory: engineMemory,
 	})
 	if err != nil {
-		return fmt.Errorf("%w: start the engine: %v", ErrUnavailable, err)
+		return fmt.Errorf("%w: start the engine: %w", ErrUnavailable, err)
 	}
 	if !e.server.ReadyForConnections(e.limits.StartTimeout) {
 		return fmt.Errorf("%w: the engine is not ready%s", ErrUnavailable, e.alarm.said())
 	}
-	if e.conn, err = nats.Connect("", nats.InProcessServer(e.server), nats.NoReconnect()); err != nil {
-		return fmt.Errorf("%w: reach the engine: %v", ErrUnavailable, err)
+	e.conn, err = nats.Connect("", nats.InProcessServer(e.server), nats.NoReconnect(), nats.ErrorHandler(e.complain))
+	if err != nil {
+		return fmt.Errorf("%w: reach the engine: %w", ErrUnavailable, err)
 	}
 	if e.js, err = jetstream.New(e.conn); err != nil {
-		return fmt.Errorf("%w: reach the engine: %v", ErrUnavailable, err)
+		return fmt.Errorf("%w: reach the engine: %w", ErrUnavailable, err)
 	}
 	return nil
+}
+
+// complain logs what the connection to the engine cannot tell anybody else.
+func (e *engine) complain(_ *nats.Conn, _ *nats.Subscription, err error) {
+	e.logger.Debug("registry: connection to the engine", "err", err)
 }
 
 // close ends the engine. It gives up waiting for that after a bounded time; gone tells when it has happened.
@@ -135,15 +145,26 @@ func (e *engine) streams(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// ensureLog opens the log, or makes it.
-func (e *engine) ensureLog(ctx context.Context) (last uint64, err error) {
+// ensureLog opens the log, or makes it, and tells where it ends and which its last message is: a write that failed may have
+// left a gap at the end. A log that is there is left as it is: what is not written at every start cannot go wrong then.
+func (e *engine) ensureLog(ctx context.Context) (end, last uint64, err error) {
 	ctx, cancel := e.guard(ctx)
 	defer cancel()
-	s, err := e.js.CreateOrUpdateStream(ctx, logConfig())
-	if err != nil {
-		return 0, e.failure(ctx, "open the log", err)
+	s, err := e.js.Stream(ctx, logStream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		s, err = e.js.CreateStream(ctx, logConfig())
 	}
-	return s.CachedInfo().State.LastSeq, nil
+	if err != nil {
+		return 0, 0, e.failure(ctx, "open the log", err)
+	}
+	m, err := s.GetLastMsgForSubject(ctx, logSubject)
+	switch {
+	case err == nil:
+		last = m.Sequence
+	case !errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, 0, e.failure(ctx, "open the log", err)
+	}
+	return s.CachedInfo().State.LastSeq, last, nil
 }
 
 func logConfig() jetstream.StreamConfig {
@@ -252,10 +273,10 @@ func (e *engine) guard(ctx context.Context) (context.Context, context.CancelFunc
 func (e *engine) failure(ctx context.Context, what string, err error) error {
 	cause := context.Cause(ctx)
 	if cause != nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
-		return fmt.Errorf("%w: %s: %v", ErrUnavailable, what, cause)
+		return fmt.Errorf("%w: %s: %w", ErrUnavailable, what, cause)
 	}
 	if cause != nil {
 		return fmt.Errorf("registry: %s: %w", what, cause)
 	}
-	return fmt.Errorf("%w: %s: %v", ErrUnavailable, what, err)
+	return fmt.Errorf("%w: %s: %w", ErrUnavailable, what, err)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"io"
 	"log/slog"
 	"os"
 	"sync"
@@ -40,7 +39,7 @@ func config(tb testing.TB, dir string) Config {
 // testLogger shows what is logged if REGISTRY_LOG is set.
 func testLogger() *slog.Logger {
 	if os.Getenv("REGISTRY_LOG") == "" {
-		return slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		return slog.New(slog.DiscardHandler)
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }

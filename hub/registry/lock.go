@@ -20,7 +20,7 @@ func lockFolder(dir string) (*os.File, error) {
 		if isShared(err) {
 			return nil, fmt.Errorf("%w: %s: stop the other hub first", ErrLocked, dir)
 		}
-		return nil, fmt.Errorf("%w: %v: a hub needs a folder that it may write to", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: %w: a hub needs a folder that it may write to", ErrUnavailable, err)
 	}
 	locked, err := lockFile(f)
 	if locked {
@@ -34,7 +34,7 @@ func lockFolder(dir string) (*os.File, error) {
 	if !locked && err == nil {
 		return nil, fmt.Errorf("%w: %s: stop the other hub%s first", ErrLocked, dir, owner)
 	}
-	return nil, fmt.Errorf("%w: lock %s: %v", ErrUnavailable, dir, err)
+	return nil, fmt.Errorf("%w: lock %s: %w", ErrUnavailable, dir, err)
 }
 
 // writeOwner leaves the process id for whoever finds the folder locked. A full disk does not matter for that.

@@ -31,7 +31,7 @@ type mark struct {
 func openMark(dir string) (*mark, error) {
 	f, err := os.OpenFile(filepath.Join(dir, markName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	m := &mark{f: f}
 	for slot := range int64(2) {

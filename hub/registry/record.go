@@ -119,24 +119,26 @@ func appendPart[T string | []byte](b []byte, part T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(part))), part...)
 }
 
-// newGroup begins a message of the log, to which deeds are appended.
-func newGroup() []byte { return []byte{groupVersion} }
+// newGroup begins a message of the log, to which deeds are appended. It names the message before it, so that a missing one
+// shows: the engine's own sequence has gaps where a write failed.
+func newGroup(previous uint64) []byte {
+	return binary.AppendUvarint([]byte{groupVersion}, previous)
+}
 
 // parseGroup reads one message of the log.
-func parseGroup(b []byte) ([]deed, error) {
-	if len(b) == 0 || b[0] != groupVersion {
-		return nil, errLog
+func parseGroup(b []byte) (previous uint64, deeds []deed, err error) {
+	r := groupReader{rest: b}
+	if version := r.take(1); r.bad || version[0] != groupVersion {
+		return 0, nil, errLog
 	}
-	var deeds []deed
-	r := groupReader{rest: b[1:]}
-	for len(r.rest) > 0 {
-		d := r.deed()
-		if r.bad {
-			return nil, errLog
-		}
-		deeds = append(deeds, d)
+	previous = number(&r, binary.Uvarint)
+	for len(r.rest) > 0 && !r.bad {
+		deeds = append(deeds, r.deed())
 	}
-	return deeds, nil
+	if r.bad {
+		return 0, nil, errLog
+	}
+	return previous, deeds, nil
 }
 
 // A groupReader takes fields off the front of a group. After a failure nothing more comes.
@@ -231,7 +233,7 @@ func (d *deed) verify(hub keys.PublicKey) error {
 func (d *deed) verifyStatement(hub, key keys.PublicKey) error {
 	s, err := d.evidence.Statement.Verify()
 	if err != nil {
-		return fmt.Errorf("%w: %v", ErrEvidence, err)
+		return fmt.Errorf("%w: %w", ErrEvidence, err)
 	}
 	if !s.Key.Equal(key) || !s.Hub.Equal(hub) {
 		return fmt.Errorf("%w: the statement is another key's or for another hub", ErrEvidence)
@@ -252,7 +254,7 @@ func (d *deed) verifyStatement(hub, key keys.PublicKey) error {
 func (d *deed) verifyPayload(key keys.PublicKey) error {
 	p, err := d.evidence.Payload.Verify()
 	if err != nil {
-		return fmt.Errorf("%w: %v", ErrEvidence, err)
+		return fmt.Errorf("%w: %w", ErrEvidence, err)
 	}
 	if !p.PublicKey().Identity().Equal(key) {
 		return fmt.Errorf("%w: the payload is another key's", ErrEvidence)
@@ -269,7 +271,7 @@ func (d *deed) verifyReceipt(hub, key keys.PublicKey) error {
 		return nil
 	}
 	if err := r.Verify(hub); err != nil {
-		return fmt.Errorf("%w: %v", ErrEvidence, err)
+		return fmt.Errorf("%w: %w", ErrEvidence, err)
 	}
 	if !r.Key.Equal(key) || r.ID != d.id || r.Sequence != d.sequence {
 		return fmt.Errorf("%w: the receipt is for another record", ErrEvidence)

@@ -28,49 +28,49 @@ func deeds(tb testing.TB) []deed {
 
 func TestGroupsSurviveTheLog(t *testing.T) {
 	want := deeds(t)
-	group := newGroup()
+	group := newGroup(300)
 	for i := range want {
 		group = appendDeed(group, &want[i])
 	}
-	got, err := parseGroup(group)
-	if err != nil || !reflect.DeepEqual(got, want) {
+	previous, got, err := parseGroup(group)
+	if err != nil || previous != 300 || !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v, %v\nwant %+v", got, err, want)
 	}
-	ends := map[int]bool{1: true, len(group): true}
+	ends := map[int]bool{len(group): true}
 	for i := range want {
-		b := newGroup()
+		b := newGroup(300)
 		for j := range i {
 			b = appendDeed(b, &want[j])
 		}
 		ends[len(b)] = true
 	}
 	for n := range group {
-		if _, err := parseGroup(group[:n]); err == nil && !ends[n] {
+		if _, _, err := parseGroup(group[:n]); err == nil && !ends[n] {
 			t.Errorf("%d bytes of it are a group", n)
 		}
 	}
 	group[0]++
-	if _, err := parseGroup(group); err == nil {
+	if _, _, err := parseGroup(group); err == nil {
 		t.Error("a later version is read")
 	}
 }
 
 func FuzzParseGroup(f *testing.F) {
-	group := newGroup()
+	group := newGroup(7)
 	for _, d := range deeds(f) {
 		group = appendDeed(group, &d)
 	}
 	f.Add(group)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := parseGroup(b)
+		previous, got, err := parseGroup(b)
 		if err != nil {
 			return
 		}
-		again := newGroup()
+		again := newGroup(previous)
 		for i := range got {
 			again = appendDeed(again, &got[i])
 		}
-		back, err := parseGroup(again)
+		_, back, err := parseGroup(again)
 		if err != nil || !reflect.DeepEqual(back, got) {
 			t.Errorf("got %+v, %v, want %+v", back, err, got)
 		}
@@ -143,12 +143,16 @@ func TestTheDirectoryKeepsItsRulesWhateverTheLogSays(t *testing.T) {
 		{"a says it again", deed{key: a, id: y, sequence: 2, since: 9}, 0},
 	}
 	for i, s := range steps {
-		if got := d.apply(uint64(i+1), []deed{s.deed}); got != s.refused {
-			t.Errorf("%s: %d refused, want %d", s.say, got, s.refused)
+		got, err := d.apply(uint64(i+1), uint64(i), []deed{s.deed})
+		if got != s.refused || err != nil {
+			t.Errorf("%s: %d refused, %v, want %d", s.say, got, err, s.refused)
 		}
 	}
-	if got := d.apply(3, []deed{{key: b, id: secrez.NewID(), sequence: 99}}); got != 0 || d.keyed(b).id != z {
+	if got, err := d.apply(3, 2, []deed{{key: b, id: secrez.NewID(), sequence: 99}}); got != 0 || err != nil || d.keyed(b).id != z {
 		t.Error("a message is applied twice")
+	}
+	if _, err := d.apply(100, 50, []deed{{key: b, id: secrez.NewID(), sequence: 99}}); !errors.Is(err, errGap) || d.keyed(b).id != z {
+		t.Errorf("after a missing message: %v", err)
 	}
 	if e := d.keyed(a); e.id != y || e.since != 9 || !d.identified(x).retired {
 		t.Errorf("a has %+v", e)

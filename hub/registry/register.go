@@ -43,7 +43,7 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Record, erro
 
 // commit hands a petition to the writer and waits for its answer.
 func (r *Registry) commit(ctx context.Context, p *petition) (*entry, error) {
-	if _, err := r.writable(); err != nil {
+	if err := r.writable(); err != nil {
 		return nil, err
 	}
 	// The writer answers all that it has within two writes and the engine's way down.
@@ -148,10 +148,11 @@ func (r *Registry) write(n *run, batch []*request) error {
 }
 
 // writeGroup decides on as many requests as fit one message, writes what they need, and answers them when it is on disk.
-// last is the message up to which the directory stands that decides.
+// last is where the log ends for the directory that decides.
 func (r *Registry) writeGroup(n *run, batch []*request, last uint64) (answered int, err error) {
+	previous := r.dir.last()
 	v, now := newView(r.dir), r.nowMilli()
-	group, deeds := newGroup(), []deed(nil)
+	group, deeds := newGroup(previous), []deed(nil)
 	var answers []answer
 	for _, req := range batch {
 		if len(group) > maxGroupBytes {
@@ -170,7 +171,9 @@ func (r *Registry) writeGroup(n *run, batch []*request, last uint64) (answered i
 			return 0, err
 		}
 		r.mark.write(sequence)
-		r.apply(sequence, deeds)
+		if err := r.apply(sequence, previous, deeds); err != nil {
+			return 0, err
+		}
 	}
 	for i, a := range answers {
 		batch[i].answer <- a
@@ -270,5 +273,5 @@ func unavailable(err error) error {
 	if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrDamaged) {
 		return err
 	}
-	return fmt.Errorf("%w: %v", ErrUnavailable, err)
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }

@@ -16,6 +16,9 @@ import (
 	"github.com/secretstack/secretstack/secrez"
 )
 
+// readPause is how long reading rests after a failure.
+const readPause = 200 * time.Millisecond
+
 // Registry is an open registry. All its methods may be called concurrently.
 type Registry struct {
 	cfg  Config
@@ -89,7 +92,7 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 // openFolder makes and locks the data folder.
 func openFolder(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("%w: %v: a hub needs a folder that it may write to", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: %w: a hub needs a folder that it may write to", ErrUnavailable, err)
 	}
 	lock, err := lockFolder(dir)
 	if err != nil {
@@ -130,6 +133,9 @@ func (r *Registry) start(ctx context.Context) (*run, error) {
 	if err := checkLog(stored, r.mark.read()); err != nil {
 		return nil, err
 	}
+	if stored, err = clearHalfMade(stored); err != nil {
+		return nil, err
+	}
 	e, err := startEngine(ctx, r.cfg.Dir, r.cfg.Limits, r.cfg.Logger, true)
 	r.files = e
 	if err != nil {
@@ -148,20 +154,23 @@ func (r *Registry) load(ctx context.Context, n *run, stored []storedStream) erro
 	if err := n.loadedAll(ctx, stored); err != nil {
 		return err
 	}
-	last, err := n.ensureLog(ctx)
+	end, last, err := n.ensureLog(ctx)
 	if err != nil {
 		return err
 	}
-	applied, _ := r.dir.position()
-	if known := max(applied, r.mark.read()); last < known {
+	if known := max(r.dir.last(), r.mark.read()); last < known {
 		return fmt.Errorf("%w: the engine has read only %d of %d writes%s", ErrDamaged, last, known, wayOut)
 	}
-	if last == applied {
+	if last == r.dir.last() {
 		close(n.loaded)
 	}
 	n.wg.Go(func() { n.failed <- r.read(n.life, n, last) })
 	select {
 	case <-n.loaded:
+		r.dir.skip(end)
+		if err := syncFolders(r.cfg.Dir); err != nil {
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
 		return nil
 	case err := <-n.failed:
 		return err
@@ -170,8 +179,7 @@ func (r *Registry) load(ctx context.Context, n *run, stored []storedStream) erro
 	}
 }
 
-// loadedAll checks that the engine knows every stream that there are files of. It passes over those whose description it
-// cannot read.
+// loadedAll checks that the engine knows every stream that there are files of. It passes over those that it cannot load.
 func (n *run) loadedAll(ctx context.Context, stored []storedStream) error {
 	names, err := n.streams(ctx)
 	if err != nil {
@@ -183,28 +191,24 @@ func (n *run) loadedAll(ctx context.Context, stored []storedStream) error {
 	}
 	for _, s := range stored {
 		if !known[s.name] {
-			return fmt.Errorf("%w: the engine cannot read the stream %s%s%s", ErrDamaged, s.name, n.alarm.said(), wayOut)
+			return fmt.Errorf("%w: the engine has not loaded %s%s", ErrUnavailable, s.name, n.alarm.said())
 		}
 	}
 	return nil
 }
 
-// readPause is how long reading the log rests after a failure.
-const readPause = 200 * time.Millisecond
-
 // read applies the log to the directory as it grows, until ctx ends or the log cannot be understood. last is the message at
 // which the directory has all that there was at the start.
 func (r *Registry) read(ctx context.Context, n *run, last uint64) error {
+	loading := r.dir.last() < last
 	for {
 		applied, _ := r.dir.position()
 		err := n.follow(ctx, logStream, applied+1, func(m message) error {
-			deeds, err := parseGroup(m.data)
-			if err != nil {
-				return fmt.Errorf("%w: write %d is %v%s", ErrDamaged, m.sequence, err, wayOut)
+			if err := r.applyMessage(m); err != nil {
+				return err
 			}
-			r.apply(m.sequence, deeds)
-			if applied < last && m.sequence >= last {
-				applied = last
+			if loading && m.sequence >= last {
+				loading = false
 				close(n.loaded)
 			}
 			return nil
@@ -220,10 +224,24 @@ func (r *Registry) read(ctx context.Context, n *run, last uint64) error {
 	}
 }
 
-func (r *Registry) apply(sequence uint64, deeds []deed) {
-	if n := r.dir.apply(sequence, deeds); n > 0 {
-		r.cfg.Logger.Warn("registry: the log contradicts itself; the earlier record stands", "write", sequence, "records", n)
+// applyMessage is for what comes from the engine.
+func (r *Registry) applyMessage(m message) error {
+	previous, deeds, err := parseGroup(m.data)
+	if err == nil {
+		err = r.apply(m.sequence, previous, deeds)
 	}
+	if err != nil {
+		return fmt.Errorf("%w: write %d: %w%s", ErrDamaged, m.sequence, err, wayOut)
+	}
+	return nil
+}
+
+func (r *Registry) apply(sequence, previous uint64, deeds []deed) error {
+	refused, err := r.dir.apply(sequence, previous, deeds)
+	if refused > 0 {
+		r.cfg.Logger.Warn("registry: the log contradicts itself; the earlier record stands", "write", sequence, "records", refused)
+	}
+	return err
 }
 
 // end stops reading the log and ends the engine.
@@ -247,17 +265,16 @@ func (r *Registry) engine() (*run, error) {
 	return r.run, nil
 }
 
-// writable gives the run at work if there is room on the disk.
-func (r *Registry) writable() (*run, error) {
-	n, err := r.engine()
-	if err != nil || r.cfg.Limits.MinFree < 0 {
-		return n, err
+// writable says why nothing can be written for now, if so.
+func (r *Registry) writable() error {
+	if _, err := r.engine(); err != nil || r.cfg.Limits.MinFree < 0 {
+		return err
 	}
 	if free, known := freeBytes(r.cfg.Dir); known && free < r.cfg.Limits.MinFree {
-		return nil, fmt.Errorf("%w: only %d bytes are free on the disk of %s, and %d must stay free", ErrUnavailable,
+		return fmt.Errorf("%w: only %d bytes are free on the disk of %s, and %d must stay free", ErrUnavailable,
 			free, r.cfg.Dir, r.cfg.Limits.MinFree)
 	}
-	return n, nil
+	return nil
 }
 
 // setRun replaces the engine at work, or says why there is none.
@@ -329,7 +346,7 @@ func (r *Registry) All() iter.Seq[Record] {
 type Status struct {
 	Records int    // keys with an id
 	Retired int    // ids that were given up
-	Writes  uint64 // messages in the log; each holds one or more registrations
+	Writes  uint64 // where the log ends; each write holds one or more registrations
 
 	// Free is how many bytes may be written to the disk, or -1 if the system does not tell.
 	Free int64
@@ -341,8 +358,7 @@ type Status struct {
 // Status tells how the registry is doing, without waiting for anything.
 func (r *Registry) Status() Status {
 	live, ids, applied := r.dir.counts()
-	_, err := r.writable()
-	s := Status{Records: live, Retired: ids - live, Writes: applied, Free: -1, Err: err}
+	s := Status{Records: live, Retired: ids - live, Writes: applied, Free: -1, Err: r.writable()}
 	if free, known := freeBytes(r.cfg.Dir); known {
 		s.Free = free
 	}
@@ -387,7 +403,7 @@ func (r *Registry) deed(ctx context.Context, id secrez.ID) (*deed, error) {
 	if err != nil {
 		return nil, err
 	}
-	deeds, err := parseGroup(b)
+	_, deeds, err := parseGroup(b)
 	if err != nil || e.index >= len(deeds) {
 		return nil, fmt.Errorf("%w: write %d cannot be read%s", ErrDamaged, e.message, wayOut)
 	}

@@ -1,9 +1,11 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,21 +36,25 @@ const (
 	blockFolder  = "msgs"
 	blockSuffix  = ".blk"
 
+	descriptionFile    = "meta.inf"
+	descriptionSumFile = "meta.sum"
+
 	blockHeader  = 22
 	blockHash    = 8
+	headerLength = 4
 	blockMax     = 32 << 20 // longest record the engine believes
 	headerBit    = 1 << 31
 	erasedBit    = 1 << 63
 	deletionBit  = 1 << 62
-	sequenceMask = 1<<62 - 1
 )
 
 // A storedStream is what reading the files has shown of one stream.
 type storedStream struct {
-	name  string
-	first uint64 // sequence of the first record; zero: none
-	last  uint64
-	holes bool // a sequence is missing between first and last
+	name string
+	path string
+	last uint64 // sequence of the last message
+
+	described bool // otherwise the process died while it made the stream
 }
 
 // inspectStore reads everything the engine has stored in dir. Its error is ErrDamaged for what the engine would cut off,
@@ -73,6 +79,20 @@ func inspectStore(ctx context.Context, dir string) ([]storedStream, error) {
 	return streams, nil
 }
 
+// clearHalfMade takes away what is left of streams that the process died while making. There is nothing in them, and the
+// engine would go on with such a folder without ever finishing its description.
+func clearHalfMade(streams []storedStream) ([]storedStream, error) {
+	var made []storedStream
+	for _, s := range streams {
+		if s.described {
+			made = append(made, s)
+		} else if err := os.RemoveAll(s.path); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+	}
+	return made, nil
+}
+
 func escapeGlob(path string) string {
 	if filepath.Separator == '\\' {
 		return path // there it is no escape character, and the others cannot be in a name
@@ -81,7 +101,7 @@ func escapeGlob(path string) string {
 }
 
 func inspectStream(ctx context.Context, path string) (storedStream, error) {
-	s := storedStream{name: filepath.Base(path)}
+	s := storedStream{name: filepath.Base(path), path: path}
 	blocks, err := blockNumbers(filepath.Join(path, blockFolder))
 	if err != nil {
 		return s, err
@@ -93,13 +113,51 @@ func inspectStream(ctx context.Context, path string) (storedStream, error) {
 		file := filepath.Join(path, blockFolder, strconv.Itoa(n)+blockSuffix)
 		b, err := os.ReadFile(file)
 		if err != nil {
-			return s, fmt.Errorf("%w: %v%s", ErrDamaged, err, wayOut)
+			return s, fmt.Errorf("%w: %w%s", ErrDamaged, err, wayOut)
 		}
 		if at, err := s.inspectBlock(b, n, i == len(blocks)-1); err != nil {
-			return s, fmt.Errorf("%w: %s, byte %d: %v%s", ErrDamaged, file, at, err, wayOut)
+			return s, fmt.Errorf("%w: %s, byte %d: %w%s", ErrDamaged, file, at, err, wayOut)
 		}
 	}
+	err = inspectDescription(path)
+	if errors.Is(err, fs.ErrNotExist) && s.last == 0 {
+		return s, nil
+	}
+	if err != nil {
+		return s, fmt.Errorf("%w: %s: %w%s", ErrDamaged, path, err, wayOut)
+	}
+	s.described = true
 	return s, nil
+}
+
+// inspectDescription checks a stream's description against the sum that the engine keeps beside it. The engine passes over a
+// stream whose description it does not trust, as if it were not there.
+func inspectDescription(path string) error {
+	description, err := os.ReadFile(filepath.Join(path, descriptionFile))
+	if err != nil {
+		return err
+	}
+	sum, err := os.ReadFile(filepath.Join(path, descriptionSumFile))
+	if err != nil {
+		return err
+	}
+	key := sha256.Sum256([]byte(filepath.Base(path)))
+	if want, err := blockSum(key[:], description); err != nil || hex.EncodeToString(want) != string(sum) {
+		return errors.New("the description is altered")
+	}
+	return nil
+}
+
+// blockSum is the engine's checksum.
+func blockSum(key []byte, parts ...[]byte) ([]byte, error) {
+	h, err := highwayhash.New64(key)
+	if err != nil {
+		return nil, err
+	}
+	for _, part := range parts {
+		_, _ = h.Write(part)
+	}
+	return h.Sum(nil), nil
 }
 
 // wayOut ends the text of every ErrDamaged.
@@ -113,7 +171,7 @@ func blockNumbers(dir string) ([]int, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v%s", ErrDamaged, err, wayOut)
+		return nil, fmt.Errorf("%w: %w%s", ErrDamaged, err, wayOut)
 	}
 	var numbers []int
 	for _, f := range files {
@@ -130,31 +188,34 @@ func blockNumbers(dir string) ([]int, error) {
 func (s *storedStream) inspectBlock(b []byte, number int, last bool) (at int, err error) {
 	key := sha256.Sum256([]byte(s.name + "-" + strconv.Itoa(number)))
 	for at < len(b) {
-		rec, n, err := nextRecord(b[at:], key[:])
+		rec, err := nextRecord(b[at:], key[:])
 		if errors.Is(err, errTorn) && last {
 			return at, nil
+		}
+		if err == nil {
+			err = s.count(rec)
 		}
 		if err != nil {
 			return at, err
 		}
-		s.count(rec)
-		at += n
+		at += rec.size
 	}
 	return at, nil
 }
 
-func (s *storedStream) count(sequence uint64) {
-	if sequence == 0 || sequence&deletionBit != 0 {
-		return
+// count notes a record, and sees that none is missing before it in the log.
+func (s *storedStream) count(rec storedRecord) error {
+	if rec.sequence == 0 || rec.sequence&(erasedBit|deletionBit) != 0 || rec.sequence <= s.last {
+		return nil
 	}
-	sequence &= sequenceMask
-	switch {
-	case s.first == 0:
-		s.first, s.last = sequence, sequence
-	case sequence > s.last:
-		s.holes = s.holes || sequence != s.last+1
-		s.last = sequence
+	if s.name == logStream {
+		// A group that cannot be read is of a later version, which is for the directory to say.
+		if previous, _, err := parseGroup(rec.message); err == nil && previous != s.last {
+			return errGap
+		}
 	}
+	s.last = rec.sequence
+	return nil
 }
 
 var (
@@ -163,42 +224,45 @@ var (
 	errLength = errors.New("the record has no sensible length")
 )
 
-// nextRecord checks the record at the beginning of b and gives its sequence, with the bits, and its length.
-func nextRecord(b, key []byte) (sequence uint64, n int, err error) {
+// A storedRecord is one record of a block.
+type storedRecord struct {
+	sequence uint64 // with the bits
+	message  []byte
+	size     int // of the whole record
+}
+
+// nextRecord reads and checks the record at the beginning of b.
+func nextRecord(b, key []byte) (rec storedRecord, err error) {
 	if len(b) < blockHeader || allZero(b) {
-		return 0, 0, errTorn
+		return rec, errTorn
 	}
 	le := binary.LittleEndian
-	length := le.Uint32(b)
-	hasHeader := length&headerBit != 0
-	length &^= headerBit
-	subject := int(le.Uint16(b[20:]))
+	length, subject := le.Uint32(b), int(le.Uint16(b[20:]))
 	least := blockHeader + subject + blockHash
+	hasHeader := length&headerBit != 0
 	if hasHeader {
-		least += 4
+		least += headerLength
 	}
+	length &^= headerBit
 	if length > blockMax || int(length) < least {
-		return 0, 0, errLength
+		return rec, errLength
 	}
-	n = int(length)
-	if n > len(b) {
-		return 0, 0, errTorn
+	rec.size, rec.sequence = int(length), le.Uint64(b[4:])
+	if rec.size > len(b) {
+		return rec, errTorn
 	}
-	body := b[blockHeader+subject : n-blockHash]
+	body, sum := b[blockHeader+subject:rec.size-blockHash], b[rec.size-blockHash:rec.size]
+	header := 0
 	if hasHeader {
-		body = body[4:]
+		header = int(le.Uint32(body))
+		body = body[headerLength:]
 	}
-	sum, err := highwayhash.New64(key)
-	if err != nil {
-		return 0, 0, err
+	want, err := blockSum(key, b[4:20], b[blockHeader:blockHeader+subject], body)
+	if err != nil || !bytes.Equal(sum, want) || header > len(body) {
+		return rec, errHash
 	}
-	_, _ = sum.Write(b[4:20])
-	_, _ = sum.Write(b[blockHeader : blockHeader+subject])
-	_, _ = sum.Write(body)
-	if string(sum.Sum(nil)) != string(b[n-blockHash:n]) {
-		return 0, 0, errHash
-	}
-	return le.Uint64(b[4:]), n, nil
+	rec.message = body[header:]
+	return rec, nil
 }
 
 func allZero(b []byte) bool {
@@ -212,17 +276,14 @@ func allZero(b []byte) bool {
 
 // checkLog compares what is stored with what was acknowledged.
 func checkLog(streams []storedStream, acknowledged uint64) error {
-	var log storedStream
+	var last uint64
 	for _, s := range streams {
 		if s.name == logStream {
-			log = s
+			last = s.last
 		}
 	}
-	if log.last < acknowledged {
-		return fmt.Errorf("%w: %d writes were acknowledged and only %d are there%s", ErrDamaged, acknowledged, log.last, wayOut)
-	}
-	if log.holes || log.first > 1 {
-		return fmt.Errorf("%w: writes are missing among the first %d%s", ErrDamaged, log.last, wayOut)
+	if last < acknowledged {
+		return fmt.Errorf("%w: write %d was acknowledged and the last that is there is %d%s", ErrDamaged, acknowledged, last, wayOut)
 	}
 	return nil
 }
