@@ -49,7 +49,8 @@ func twelveBytes(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, twelve)
 }
 
-// BenchmarkPlainProxy is what the others are compared with: the standard library's proxy, before an ordinary server.
+// BenchmarkPlainProxy is what the others are compared with: the standard library's proxy, before an ordinary server; as it
+// comes, and with copy buffers that are used again.
 func BenchmarkPlainProxy(b *testing.B) {
 	origin := httptest.NewServer(http.HandlerFunc(twelveBytes))
 	b.Cleanup(origin.Close)
@@ -59,8 +60,13 @@ func BenchmarkPlainProxy(b *testing.B) {
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: 128}
 	b.Cleanup(transport.CloseIdleConnections)
-	proxy := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}
-	benchmarkVisitors(b, proxy)
+	rewrite := func(r *httputil.ProxyRequest) { r.SetURL(target) }
+	b.Run("plain", func(b *testing.B) {
+		benchmarkVisitors(b, &httputil.ReverseProxy{Transport: transport, Rewrite: rewrite})
+	})
+	b.Run("buffers", func(b *testing.B) {
+		benchmarkVisitors(b, &httputil.ReverseProxy{Transport: transport, Rewrite: rewrite, BufferPool: new(buffers)})
+	})
 }
 
 // BenchmarkPool goes through raw sockets, served by a courier that speaks HTTP on them itself.

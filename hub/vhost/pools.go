@@ -15,7 +15,8 @@ type Pools struct {
 	cfg   PoolConfig
 	away  func(secrez.ID)
 
-	opening chan struct{} // one place: registrations, one at a time
+	opening chan struct{}  // one place: registrations, one at a time
+	running sync.WaitGroup // the pools
 
 	mu     sync.Mutex
 	pools  map[secrez.ID]*Pool // guarded by mu
@@ -55,12 +56,14 @@ func (ps *Pools) Register(ctx context.Context, id secrez.ID, remote netip.Addr) 
 	}
 	p := newPool(l, ps.cfg, remote, func(p *Pool) { ps.ended(id, p) })
 	ps.pools[id] = p
+	ps.running.Add(1)
 	ps.mu.Unlock()
 	return p, nil
 }
 
 // ended is called by a pool that has ended.
 func (ps *Pools) ended(id secrez.ID, p *Pool) {
+	defer ps.running.Done()
 	ps.mu.Lock()
 	mine := ps.pools[id] == p
 	if mine {
@@ -113,8 +116,6 @@ func (ps *Pools) Close() error {
 	for _, p := range all {
 		p.stop()
 	}
-	for _, p := range all {
-		<-p.Done()
-	}
+	ps.running.Wait()
 	return nil
 }
