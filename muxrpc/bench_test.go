@@ -122,8 +122,10 @@ func BenchmarkSourceOf100ByteItems(b *testing.B) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	cpu := reportCPU(b)
-	for _, err := range muxrpc.Source[benchItem](context.Background(), client, "items", b.N) {
-		must(b, err)
+	for got, err := range muxrpc.Source[benchItem](context.Background(), client, "items", b.N) {
+		if err != nil || got != item {
+			b.Fatalf("%+v, %v", got, err)
+		}
 	}
 	cpu()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "items/s")

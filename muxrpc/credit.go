@@ -161,7 +161,6 @@ func (s *Session) grant(st *stream) {
 		st.grantDirty = true
 		s.credit.dirty = append(s.credit.dirty, st)
 	}
-	s.out.buffer() // so that there is something to flush
 	s.flushSoon()
 }
 

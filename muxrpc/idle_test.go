@@ -39,7 +39,7 @@ func TestIdleSessionTakesLittleMemory(t *testing.T) {
 		runtime.GC()
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
-			return m.HeapAlloc + m.StackInuse
+		return m.HeapAlloc + m.StackInuse
 	}
 	var all []*muxrpc.Session
 	before := used()

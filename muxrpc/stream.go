@@ -155,14 +155,11 @@ func (st *stream) fetch(ctx context.Context) error {
 			st.collected()
 			return st.recvErr
 		}
-		st.batch.drop() // a quiet stream holds no memory
-		st.arrived.drop()
-		st.batch, st.arrived = queue{}, queue{}
 		if err := s.waitUnlocked(ctx, st.changed.wait(), nil); err != nil {
 			return st.interrupted(err)
 		}
 	}
-	st.arrived, st.batch = st.batch, st.arrived
+	st.batch, st.arrived = st.arrived, queue{}
 	return nil
 }
 
@@ -202,7 +199,7 @@ func (st *stream) free(n int) {
 // deafen drops what has arrived and what will. Called with s.mu held.
 func (st *stream) deafen() {
 	st.deaf = true
-	st.arrived = queue{}
+	st.arrived.reset()
 	st.free(st.held)
 }
 

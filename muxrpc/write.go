@@ -6,48 +6,34 @@ import (
 	"os"
 	"runtime"
 
-	"sync"
 	"time"
 
 	"github.com/secretstack/secretstack/packetstream"
 )
 
-const (
-	writeChunk  = 64 << 10 // what is written at once, so that slow progress counts as progress
-	outboxSlab  = 32 << 10 // what an outbox with something in it borrows at first
-	maxKeptSlab = 512 << 10
-)
-
-var slabs = sync.Pool{New: func() any { b := make([]byte, 0, outboxSlab); return &b }}
+// writeChunk is what is written at once, so that slow progress counts as progress.
+const writeChunk = 64 << 10
 
 // outbox holds the packets that wait to be written. Whoever adds a packet makes sure that somebody flushes; nobody does
 // while nothing waits, so an idle session needs no goroutine and no memory for writing. Guarded by Session.mu.
 type outbox struct {
-	pending   *[]byte // nil while nothing waits
-	flushing  bool    // somebody is writing, and will write what is pending too
-	control   int     // bytes among the pending ones that were added without waiting for space
-	announced bool    // the first packet was added
-	closed    bool    // the goodbye was added: nothing follows it
-	failed    bool    // the connection failed: nothing can be written
-	space     signal  // pending was taken, or the outbox was closed
+	pending   *arena // nil while nothing waits
+	flushing  bool   // somebody is writing, and will write what is pending too
+	control   int    // bytes among the pending ones that were added without waiting for space
+	announced bool   // the first packet was added
+	closed    bool   // the goodbye was added: nothing follows it
+	failed    bool   // the connection failed: nothing can be written
+	space     signal // pending was taken, or the outbox was closed
 }
 
 func (o *outbox) size() int {
 	if o.pending == nil {
 		return 0
 	}
-	return len(*o.pending)
+	return len(o.pending.b)
 }
 
 func (o *outbox) isIdle() bool { return o.failed || !o.flushing && o.pending == nil }
-
-// buffer returns the memory that packets are appended to.
-func (o *outbox) buffer() *[]byte {
-	if o.pending == nil {
-		o.pending = slabs.Get().(*[]byte)
-	}
-	return o.pending
-}
 
 // put adds a packet, whatever is pending already. The body must not be empty. The first packet announces that windows
 // are known, docs/PROTOCOL.md §5.2.
@@ -57,8 +43,8 @@ func (o *outbox) put(h packetstream.Header, body []byte) {
 	}
 	h.Credit = !o.announced
 	o.announced = true
-	b := o.buffer()
-	*b = packetstream.AppendPacket(*b, h, body)
+	o.pending = o.pending.withRoom(packetCost(len(body)))
+	o.pending.b = packetstream.AppendPacket(o.pending.b, h, body)
 }
 
 // putControl adds a packet that cannot wait: an end, or a refusal made while reading. See throttle.
@@ -72,18 +58,18 @@ func (o *outbox) close() {
 	if o.closed || o.failed {
 		return
 	}
-	b := o.buffer()
-	*b = packetstream.AppendGoodbye(*b)
+	o.pending = o.pending.withRoom(packetstream.HeaderSize)
+	o.pending.b = packetstream.AppendGoodbye(o.pending.b)
 	o.closed = true
 	o.space.broadcast()
 }
 
 // take returns what is pending, or nil if nothing is.
-func (o *outbox) take() *[]byte {
-	b := o.pending
+func (o *outbox) take() *arena {
+	a := o.pending
 	o.pending, o.control = nil, 0
 	o.space.broadcast()
-	return b
+	return a
 }
 
 // fail drops what is pending for good.
@@ -95,7 +81,7 @@ func (o *outbox) fail() {
 
 // flushSoon makes sure that what is pending gets written. Called with mu held.
 func (s *Session) flushSoon() {
-	if !s.out.flushing && s.out.pending != nil {
+	if !s.out.flushing && (s.out.pending != nil || len(s.credit.dirty) > 0) {
 		s.out.flushing = true
 		s.start((*flushing)(s))
 	}
@@ -124,8 +110,8 @@ func (s *Session) flush() {
 	for {
 		s.mu.Lock()
 		s.putGrants()
-		b := s.out.take()
-		if b == nil || s.out.failed {
+		a := s.out.take()
+		if a == nil || s.out.failed {
 			s.out.flushing = false
 			s.idle.broadcast()
 			s.mu.Unlock()
@@ -133,11 +119,8 @@ func (s *Session) flush() {
 		}
 		s.mu.Unlock()
 
-		err := s.write(*b)
-		if cap(*b) <= maxKeptSlab {
-			*b = (*b)[:0]
-			slabs.Put(b)
-		}
+		err := s.write(a.b)
+		a.free()
 		if err != nil {
 			s.mu.Lock()
 			s.out.fail()
