@@ -1,7 +1,6 @@
 package packetstream_test
 
 import (
-	"io"
 	"testing"
 
 	"github.com/secretstack/secretstack/packetstream"
@@ -22,13 +21,11 @@ func benchmarkRead(b *testing.B, size int) {
 func BenchmarkRead100Bytes(b *testing.B) { benchmarkRead(b, 100) }
 func BenchmarkRead64KiB(b *testing.B)    { benchmarkRead(b, 64<<10) }
 
-func BenchmarkWrite100Bytes(b *testing.B) {
-	w := packetstream.NewWriter(io.Discard)
+func BenchmarkAppend100Bytes(b *testing.B) {
 	body := make([]byte, 100)
+	var packet []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := w.WritePacket(packetstream.Header{ID: 1, Type: packetstream.JSON}, body); err != nil {
-			b.Fatal(err)
-		}
+		packet = packetstream.AppendPacket(packet[:0], packetstream.Header{ID: 1, Type: packetstream.JSON}, body)
 	}
 }

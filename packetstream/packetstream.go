@@ -53,12 +53,8 @@ const (
 	maskType   = 0x03
 )
 
-var (
-	// ErrTooLarge is returned by Reader.Next when a packet announces a body over the reader's limit.
-	ErrTooLarge = errors.New("packetstream: packet too large")
-	// ErrEmptyBody is returned by Writer.WritePacket for an empty body, which would be read as the goodbye.
-	ErrEmptyBody = errors.New("packetstream: a packet cannot have an empty body")
-)
+// ErrTooLarge is returned by Reader.Next when a packet announces a body over the reader's limit.
+var ErrTooLarge = errors.New("packetstream: packet too large")
 
 // Header is the fixed part of a packet.
 type Header struct {

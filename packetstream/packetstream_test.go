@@ -8,7 +8,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"strings"
 	"testing"
 	"testing/iotest"
 
@@ -360,71 +359,4 @@ func TestWartEmptyBodyIsNeverSent(t *testing.T) {
 	if got := packetstream.AppendPacket(nil, packetstream.Header{ID: 1, Type: packetstream.String}, nil); len(got) != 0 {
 		t.Errorf("appended %x", got)
 	}
-	var out bytes.Buffer
-	w := packetstream.NewWriter(&out)
-	if err := w.WritePacket(packetstream.Header{ID: 1}, []byte{}); !errors.Is(err, packetstream.ErrEmptyBody) {
-		t.Errorf("got %v", err)
-	}
-	if out.Len() != 0 {
-		t.Errorf("wrote %x", out.Bytes())
-	}
-}
-
-func TestWriterWritesOnePacketAWriteAndSaysGoodbyeOnce(t *testing.T) {
-	var out writes
-	w := packetstream.NewWriter(&out)
-	for range 2 {
-		if err := w.WritePacket(packetstream.Header{ID: 7, Stream: true, Type: packetstream.String}, []byte("hi")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for range 2 {
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want := []string{"\x09\x00\x00\x00\x02\x00\x00\x00\x07hi", "\x09\x00\x00\x00\x02\x00\x00\x00\x07hi", strings.Repeat("\x00", 9)}
-	if len(out) != 3 || out[0] != want[0] || out[1] != want[1] || out[2] != want[2] {
-		t.Errorf("wrote %q", out)
-	}
-	if err := w.WritePacket(packetstream.Header{ID: 7}, []byte("x")); err == nil {
-		t.Error("wrote after the goodbye")
-	}
-}
-
-type writes []string
-
-func (w *writes) Write(p []byte) (int, error) {
-	*w = append(*w, string(p))
-	return len(p), nil
-}
-
-func TestFailedWriterStaysFailed(t *testing.T) {
-	sink := &failing{left: 1}
-	w := packetstream.NewWriter(sink)
-	if err := w.WritePacket(packetstream.Header{ID: 1}, []byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := w.WritePacket(packetstream.Header{ID: 1}, []byte("x")); !errors.Is(err, io.ErrShortWrite) {
-			t.Errorf("got %v", err)
-		}
-	}
-	if err := w.Close(); !errors.Is(err, io.ErrShortWrite) {
-		t.Errorf("closing: %v", err)
-	}
-	if sink.calls != 2 {
-		t.Errorf("%d writes", sink.calls)
-	}
-}
-
-// failing takes some writes whole and then only part of one.
-type failing struct{ left, calls int }
-
-func (f *failing) Write(p []byte) (int, error) {
-	f.calls++
-	if f.left--; f.left < 0 {
-		return len(p) - 1, nil
-	}
-	return len(p), nil
 }

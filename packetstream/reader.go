@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 )
 
@@ -42,7 +43,7 @@ func NewReader(src io.Reader, max uint32) *Reader {
 	if max == 0 {
 		max = DefaultMaxBody
 	}
-	return &Reader{src: src, max: max}
+	return &Reader{src: src, max: min(max, math.MaxInt32)} // an int of 32 bits holds it
 }
 
 // Next returns the next packet. The body is valid until the following call; Detach keeps it longer.
