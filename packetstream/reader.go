@@ -43,7 +43,7 @@ func NewReader(src io.Reader, max uint32) *Reader {
 	if max == 0 {
 		max = DefaultMaxBody
 	}
-	return &Reader{src: src, max: min(max, math.MaxInt32)} // an int of 32 bits holds it
+	return &Reader{src: src, max: uint32(min(uint64(max), math.MaxInt))} // a body has the length of an int
 }
 
 // Next returns the next packet. The body is valid until the following call; Detach keeps it longer.
