@@ -5,12 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"net"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/shs"
@@ -54,15 +60,16 @@ Which type a method has is asked of the peer (its "manifest"); a peer that does 
 }
 
 func call(ctx context.Context, g *globals, f callFlags, address, method string, texts []string) error {
-	if _, err := multiserver.Parse(address); err != nil {
-		return usagef("%w", err)
+	if err := f.check(); err != nil {
+		return err
+	}
+	target, err := parseTarget(address)
+	if err != nil {
+		return err
 	}
 	args, err := parseArguments(texts)
 	if err != nil {
 		return err
-	}
-	if f.kind != "" && !muxrpc.CallType(f.kind).Valid() {
-		return usagef("--type %q is none of async, sync, source, sink and duplex", f.kind)
 	}
 	app, err := startCaller(ctx, g)
 	if err != nil {
@@ -70,6 +77,9 @@ func call(ctx context.Context, g *globals, f callFlags, address, method string, 
 	}
 	defer app.Close(context.WithoutCancel(ctx))
 
+	if key, ok := target[0].Key(); ok && key.Equal(app.ID()) && target[0].Transport().Name == "tunnel" {
+		return usagef("the address leads to yourself: it has your own key; to call as somebody else, choose another --root")
+	}
 	peer, err := connect(ctx, app, f, address)
 	if err != nil {
 		return explainDial(err)
@@ -82,13 +92,62 @@ func call(ctx context.Context, g *globals, f callFlags, address, method string, 
 	return explainCall(c.run(ctx, kind), method, kind)
 }
 
+// check refuses values that no call can have.
+func (f callFlags) check() error {
+	if f.kind != "" && !muxrpc.CallType(f.kind).Valid() {
+		return usagef("--type %q is none of async, sync, source, sink and duplex", f.kind)
+	}
+	if f.timeout <= 0 {
+		return usagef("--timeout must be more than 0, such as 5s")
+	}
+	return nil
+}
+
+// parseTarget reads the address of the peer to call; at least one of several must be one that we can dial.
+func parseTarget(address string) ([]multiserver.Address, error) {
+	if _, err := keys.ParsePublicKey(address); err == nil {
+		return nil, usagef("that is a key, not an address; an address says where the peer is as well, as in net:HOST:PORT~shs:KEY")
+	}
+	parsed, err := multiserver.Parse(address)
+	if err != nil {
+		return nil, usagef("%w", err)
+	}
+	for _, a := range parsed {
+		problem := dialProblem(a)
+		if problem == nil {
+			return parsed, nil
+		}
+		err = errors.Join(err, problem)
+	}
+	return nil, usagef("%w", err)
+}
+
+// dialProblem says why we cannot dial an address, whoever is there.
+func dialProblem(a multiserver.Address) error {
+	transport := a.Transport().Name
+	if transport == "wss" {
+		transport = "ws"
+	}
+	ways := dialAll()
+	allowed, known := ways[transport]
+	if !known {
+		return fmt.Errorf("there is no transport %q; there are %s", transport, strings.Join(slices.Sorted(maps.Keys(ways)), ", "))
+	}
+	for _, transform := range a.Transforms() {
+		if !slices.ContainsFunc(allowed, func(o multiserver.Outgoing) bool { return o.Transform == transform.Name }) {
+			return fmt.Errorf("%s: addresses cannot be called with ~%s: add ~shs: and the peer's key", transport, transform.Name)
+		}
+	}
+	return nil
+}
+
 // parseArguments checks that every argument is JSON and says how to write one that is not.
 func parseArguments(texts []string) ([]any, error) {
 	args := make([]any, 0, len(texts))
 	for i, text := range texts {
 		if !json.Valid([]byte(text)) {
 			quoted, _ := json.Marshal(text)
-			return nil, usagef("argument %d, %s, is not JSON; if it is text, write '%s'", i+1, text, quoted)
+			return nil, usagef("argument %d, %s, is not JSON; if it is text, write '%s'", i+1, strings.TrimSpace(text), quoted)
 		}
 		args = append(args, json.RawMessage(text))
 	}
@@ -130,7 +189,10 @@ func methodNames(manifest muxrpc.Manifest) []string {
 	const most = 40
 	names := manifest.Methods()
 	if len(names) > most {
-		return append(names[:most:most], "…")
+		names = append(names[:most:most], "…")
+	}
+	for i, name := range names {
+		names[i] = printable(name)
 	}
 	return names
 }
@@ -153,7 +215,11 @@ func explainDial(err error) error {
 	case errors.Is(err, shs.ErrTimeout), errors.Is(err, context.DeadlineExceeded):
 		return errors.New("cannot connect: no answer in time; is the peer running, and is the address right?")
 	}
-	return fmt.Errorf("cannot connect: %w", err)
+	question := ""
+	if _, noHost := errors.AsType[*net.DNSError](err); noHost || errors.Is(err, syscall.ECONNREFUSED) {
+		question = "; is the peer running, and is the address right?"
+	}
+	return fmt.Errorf("cannot connect: %s%s", plain(err), question)
 }
 
 // explainCall adds what to do to the errors of a call.
@@ -162,8 +228,8 @@ func explainCall(err error, method string, kind muxrpc.CallType) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, context.Canceled) && kind == muxrpc.TypeSource:
-		return nil // Ctrl-C is how one ends a source
+	case errors.Is(err, context.Canceled) && (kind == muxrpc.TypeSource || kind == muxrpc.TypeDuplex):
+		return nil // Ctrl-C is how one ends these
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("interrupted before %s was done", method)
 	case errors.As(err, &remote) && strings.HasSuffix(remote.Message, "not in list of allowed methods"):
@@ -172,15 +238,18 @@ func explainCall(err error, method string, kind muxrpc.CallType) error {
 		return fmt.Errorf("the peer answered: %s", remoteText(remote))
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("no answer in time: raise --timeout if %s takes long", method)
-	case errors.Is(err, muxrpc.ErrSessionClosed):
-		return fmt.Errorf("the connection ended before the answer: %w", err)
+	case errors.Is(err, muxrpc.ErrTooLarge), errors.Is(err, muxrpc.ErrWriteTimeout):
+		return err // it ends the session too, but says more
+	case errors.Is(err, muxrpc.ErrSessionClosed), errors.Is(err, muxrpc.ErrUnexpectedEnd), errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("the connection was cut; is the peer still running?")
 	}
 	return err
 }
 
+// remoteText is what the peer answered, fit for a terminal.
 func remoteText(e *muxrpc.RemoteError) string {
 	if e.Message != "" {
-		return e.Message
+		return printable(e.Message)
 	}
-	return string(e.Value)
+	return printable(string(e.Value))
 }

@@ -69,7 +69,14 @@ func (c *caller) sink(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.feed(func(v muxrpc.Value) error { return w.Send(ctx, v) }); err != nil {
+	fed := make(chan error, 1) // nothing can interrupt a read from standard input
+	go func() { fed <- c.feed(func(v muxrpc.Value) error { return w.Send(ctx, v) }) }()
+	select {
+	case err = <-fed:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
 		w.Abort(err)
 		return err
 	}
@@ -138,7 +145,8 @@ func (c *caller) feed(send func(muxrpc.Value) error) error {
 	}
 	lines := bufio.NewScanner(c.in)
 	lines.Buffer(nil, maxLine)
-	for n := 1; lines.Scan(); n++ {
+	n := 1
+	for ; lines.Scan(); n++ {
 		line := bytes.TrimSpace(lines.Bytes())
 		if len(line) == 0 {
 			continue
@@ -149,6 +157,9 @@ func (c *caller) feed(send func(muxrpc.Value) error) error {
 		if err := send(muxrpc.Value{Kind: muxrpc.KindJSON, Bytes: bytes.Clone(line)}); err != nil {
 			return err
 		}
+	}
+	if errors.Is(lines.Err(), bufio.ErrTooLong) {
+		return fmt.Errorf("line %d is longer than %d MiB; use --raw", n, maxLine>>20)
 	}
 	return lines.Err()
 }

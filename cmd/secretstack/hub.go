@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -50,7 +51,10 @@ else. TCP and WebSocket share one port. Identity and data are kept in the folder
 }
 
 func runHub(ctx context.Context, g *globals, f hubFlags) error {
-	cfg, err := g.config(filepath.Join(g.root, "hub"))
+	if err := checkDomain(f.domain); err != nil {
+		return err
+	}
+	cfg, err := g.config(ctx, filepath.Join(g.root, "hub"))
 	if err != nil {
 		return err
 	}
@@ -76,12 +80,25 @@ func runHub(ctx context.Context, g *globals, f hubFlags) error {
 	return waitAndClose(ctx, app)
 }
 
+// checkDomain refuses what is no host name before it gets into the addresses of the hub.
+func checkDomain(domain string) error {
+	if strings.ContainsAny(domain, "/:;~!@ ") && net.ParseIP(domain) == nil {
+		return usagef("--domain takes a host name such as hub.example.org, without a scheme, a port or a path, not %q", domain)
+	}
+	return nil
+}
+
 // listen opens the hub's port, and says what to do when that fails.
 func listen(ctx context.Context, address string, port uint16) (net.Listener, error) {
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", net.JoinHostPort(address, strconv.Itoa(int(port))))
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%w; is a hub running already? choose another port with --port", err)
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("%w; ports below 1024 need special rights; choose another port with --port", err)
+	case err != nil:
+		return nil, fmt.Errorf("%w; choose an address of this machine with --address", err)
 	}
 	return ln, nil
 }
@@ -113,8 +130,11 @@ func announceHub(g *globals, app *secretstack.App) error {
 		}
 		fmt.Fprintf(g.out, "  %-7s  %s\n", label, address)
 	}
+	if len(addresses) == 0 {
+		return errors.New("the hub has no address; choose one of this machine with --address")
+	}
 	fmt.Fprintf(g.out, `
-To be reached through this hub, run where you are:
+To be reached through this hub, run on the machine that should be reachable:
 
   secretstack serve --hub '%s'
 
@@ -130,7 +150,7 @@ func bestAddresses(app *secretstack.App) []string {
 			return strings.Split(joined, ";")
 		}
 	}
-	return []string{""}
+	return []string{}
 }
 
 // welcome answers browsers that come to the hub's port.

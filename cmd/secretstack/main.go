@@ -8,8 +8,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 )
@@ -26,6 +29,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C kills, whatever is stuck
 	code := run(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})
 	stop()
 	os.Exit(code)
@@ -40,7 +44,7 @@ type streams struct {
 // run executes one command line and returns its exit code.
 func run(ctx context.Context, args []string, s streams) int {
 	root := newRoot(s)
-	root.SetArgs(args)
+	root.SetArgs(guardNumbers(root, args))
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
@@ -70,9 +74,61 @@ func isCobraUsage(err error) bool {
 	return strings.HasPrefix(err.Error(), "unknown command")
 }
 
-// plain returns the text of err without the names of our packages, which tell a person nothing.
+// packages are the names that begin the errors of our own packages.
+var packages = []string{"secretstack: ", "multiserver: ", "muxrpc: ", "keys: ", "tunnel: ", "room: ", "shs: "}
+
+// plain returns the text of err without the names of our packages before it, which tell a person nothing. It leaves the
+// rest as it is, because that may be somebody else's text.
 func plain(err error) string {
-	return strings.NewReplacer("secretstack: ", "", "multiserver: ", "", "muxrpc: ", "", "keys: ", "").Replace(err.Error())
+	text := err.Error()
+	for i := 0; i < len(packages); i++ {
+		if rest, found := strings.CutPrefix(text, packages[i]); found {
+			text, i = rest, -1
+		}
+	}
+	return text
+}
+
+// printable makes text of a peer fit for a terminal: nobody else may move our cursor or change our colours.
+func printable(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, size := utf8.DecodeRuneInString(text)
+		if strconv.IsPrint(r) && (r != utf8.RuneError || size > 1) {
+			b.WriteRune(r)
+		} else {
+			quoted := strconv.Quote(text[:size])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+		text = text[size:]
+	}
+	return b.String()
+}
+
+// guardNumbers puts a space before the negative numbers among the arguments of call. To JSON the space is nothing, but
+// without it they would be taken for flags.
+func guardNumbers(root *cobra.Command, args []string) []string {
+	cmd, _, err := root.Find(args)
+	if err != nil || cmd.Name() != "call" {
+		return args
+	}
+	guarded := slices.Clone(args)
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		if len(arg) > 1 && arg[0] == '-' && '0' <= arg[1] && arg[1] <= '9' && (i == 0 || !takesNext(cmd, args[i-1])) {
+			guarded[i] = " " + arg
+		}
+	}
+	return guarded
+}
+
+// takesNext reports whether arg is a flag whose value is the argument after it.
+func takesNext(cmd *cobra.Command, arg string) bool {
+	name, long := strings.CutPrefix(arg, "--")
+	flag := cmd.Flag(name)
+	return long && flag != nil && flag.NoOptDefVal == ""
 }
 
 // argsBetween accepts from least to most arguments (most < 0: any number); what names them for a person.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net"
 
 	"github.com/secretstack/secretstack"
@@ -46,7 +45,7 @@ func onePort(ln net.Listener) secretstack.Plugin {
 
 // startCaller starts an app that dials and listens to nothing.
 func startCaller(ctx context.Context, g *globals) (*secretstack.App, error) {
-	cfg, err := g.config(g.root)
+	cfg, err := g.config(ctx, g.root)
 	if err != nil {
 		return nil, err
 	}
@@ -59,14 +58,44 @@ func startCaller(ctx context.Context, g *globals) (*secretstack.App, error) {
 }
 
 // config is what all our apps have in common.
-func (g *globals) config(dir string) (secretstack.Config, error) {
-	id, err := g.identityIn(dir)
-	if err != nil {
-		return secretstack.Config{}, fmt.Errorf("identity: %w", err)
-	}
+func (g *globals) config(ctx context.Context, dir string) (secretstack.Config, error) {
 	network, err := g.networkKey()
 	if err != nil {
 		return secretstack.Config{}, err
 	}
+	if g.root == "" {
+		return secretstack.Config{}, usagef("--root is empty")
+	}
+	if err := checkFolder(dir); err != nil {
+		return secretstack.Config{}, err
+	}
+	id, err := g.identityIn(ctx, dir)
+	if err != nil {
+		return secretstack.Config{}, err
+	}
 	return secretstack.Config{Identity: id, AppKey: network, Dir: dir, Logger: g.logger()}, nil
+}
+
+// configWith is config for settings that may say who the app is and where its data are. They win over the default
+// folder, not over one that somebody has chosen.
+func (g *globals) configWith(ctx context.Context, s secretstack.Settings) (secretstack.Config, error) {
+	if g.rootGiven() || g.root == "" {
+		return g.config(ctx, g.root)
+	}
+	shared, ok := s["global"].(map[string]any)
+	if !ok {
+		shared = s
+	}
+	if shared["keys"] != nil || shared["seed"] != nil {
+		network, err := g.networkKey()
+		dir := g.root
+		if shared["path"] != nil {
+			dir = ""
+		}
+		return secretstack.Config{AppKey: network, Dir: dir, Logger: g.logger()}, err
+	}
+	if path, _ := shared["path"].(string); path != "" {
+		return g.config(ctx, path) // the same folder as the app's own choice, but it can ask for a passphrase
+	}
+	return g.config(ctx, g.root)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,8 +9,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/secretstack/secretstack/keys"
@@ -29,6 +33,8 @@ type globals struct {
 	appKey  string
 	json    bool
 	verbose bool
+
+	rootFlag, appKeyFlag *pflag.Flag
 }
 
 func newRoot(s streams) *cobra.Command {
@@ -53,15 +59,53 @@ Addresses look like net:HOST:PORT~shs:KEY; hub and serve print theirs.`,
 	root.SetIn(s.in)
 	root.SetOut(s.out)
 	root.SetErr(s.err)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return explainFlag(err) })
 	flags := root.PersistentFlags()
 	flags.StringVar(&g.root, "root", defaultRoot(), "folder for identity and data (environment: "+envRoot+")")
 	flags.StringVar(&g.appKey, "app-key", os.Getenv(envAppKey), "app key of the network in base64 (environment: "+envAppKey+"; default: the main network)")
 	flags.BoolVar(&g.json, "json", false, "print JSON, for programs")
 	flags.BoolVarP(&g.verbose, "verbose", "v", false, "log what happens")
-	flags.Lookup("app-key").DefValue = ""
+	g.rootFlag, g.appKeyFlag = flags.Lookup("root"), flags.Lookup("app-key")
+	g.appKeyFlag.DefValue = ""
 	root.AddCommand(newHub(g), newServe(g), newCall(g), newKeys(g), newMan())
+	refuseUnknown(root)
 	return root
+}
+
+// refuseUnknown makes cobra's own commands refuse words that they do not know, as ours do.
+func refuseUnknown(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Args = func(_ *cobra.Command, args []string) error {
+				if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+					return usagef("there is no command %q", strings.Join(args, " "))
+				}
+				return nil
+			}
+		case "completion":
+			cmd.Args = cobra.NoArgs
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
+}
+
+// explainFlag says what a flag takes; the parsers of numbers only say what their functions are called.
+func explainFlag(err error) error {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return &usageError{err}
+	}
+	flag, value := invalid.GetFlag(), invalid.GetValue()
+	switch flag.Value.Type() {
+	case "uint16":
+		return usagef("--%s takes a number from 0 to 65535, not %q", flag.Name, value)
+	case "duration":
+		return usagef("--%s takes a time such as 5s or 2m, not %q", flag.Name, value)
+	}
+	return &usageError{err}
 }
 
 func defaultRoot() string {
@@ -77,44 +121,119 @@ func defaultRoot() string {
 
 func (g *globals) secretFile() string { return filepath.Join(g.root, "secret") }
 
-// identityIn loads the identity of a folder, or makes one.
-func (g *globals) identityIn(dir string) (*keys.Identity, error) {
+// rootGiven reports whether somebody has chosen the folder.
+func (g *globals) rootGiven() bool { return g.rootFlag.Changed || os.Getenv(envRoot) != "" }
+
+// checkFolder makes the folder for identity and data, so that a bad one is told apart from a bad identity.
+func checkFolder(dir string) error {
+	if dir == "" {
+		return usagef("--root is empty")
+	}
+	err := os.MkdirAll(dir, 0o700)
+	switch cause, _ := errors.AsType[*fs.PathError](err); {
+	case err == nil:
+		return nil
+	case cause == nil || errors.Is(err, syscall.ENOTDIR):
+		return usagef("--root %s is no folder; choose another with --root", dir)
+	default:
+		return usagef("--root %s cannot be made: %s; choose another with --root", dir, cause.Err)
+	}
+}
+
+// identityIn loads the identity of a folder, or makes one. A passphrase in the environment protects the new one, too.
+func (g *globals) identityIn(ctx context.Context, dir string) (*keys.Identity, error) {
 	path := filepath.Join(dir, "secret")
-	id, err := keys.Load(path, keys.FileOptions{Passphrase: g.askPassphrase})
+	id, err := g.load(ctx, path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return id, err
 	}
-	return keys.LoadOrCreate(path, keys.FileOptions{})
+	var opts keys.FileOptions
+	if os.Getenv(envPassphrase) != "" {
+		opts.Passphrase = g.askPassphrase(ctx)
+	}
+	return keys.LoadOrCreate(path, opts)
 }
 
+// load loads an identity and says in a person's words what is wrong with the passphrase.
+func (g *globals) load(ctx context.Context, path string) (*keys.Identity, error) {
+	id, err := keys.Load(path, keys.FileOptions{Passphrase: g.askPassphrase(ctx)})
+	switch {
+	case errors.Is(err, errInterrupted):
+		return nil, errInterrupted
+	case errors.Is(err, keys.ErrPassphrase):
+		return nil, fmt.Errorf("wrong passphrase for %s", path)
+	}
+	return id, err
+}
+
+// networkKey is the app key that somebody has chosen, else the zero one, so that a configuration can name another.
 func (g *globals) networkKey() (keys.AppKey, error) {
 	if g.appKey == "" {
-		return keys.MainNet(), nil
+		return keys.AppKey{}, nil
 	}
 	k, err := keys.ParseAppKey(g.appKey)
-	if err != nil {
-		return k, usagef("--app-key: %w", err)
+	if err == nil {
+		return k, nil
 	}
-	return k, nil
+	from := "--app-key"
+	if !g.appKeyFlag.Changed {
+		from = envAppKey
+	}
+	return k, usagef("%s: %s", from, plain(err))
 }
+
+// errInterrupted is the error of a question that Ctrl-C has ended.
+var errInterrupted = errors.New("interrupted")
 
 // askPassphrase takes the passphrase of a protected secret file from the environment or from the terminal.
-func (g *globals) askPassphrase() ([]byte, error) {
-	if p := os.Getenv(envPassphrase); p != "" {
-		return []byte(p), nil
+func (g *globals) askPassphrase(ctx context.Context) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		if p := os.Getenv(envPassphrase); p != "" {
+			return []byte(p), nil
+		}
+		return g.prompt(ctx, "Passphrase: ")
 	}
-	return g.prompt("Passphrase: ")
 }
 
-func (g *globals) prompt(text string) ([]byte, error) {
+func (g *globals) prompt(ctx context.Context, text string) ([]byte, error) {
 	tty, ok := g.in.(*os.File)
 	if !ok || !term.IsTerminal(int(tty.Fd())) {
 		return nil, fmt.Errorf("the secret file needs a passphrase: run this in a terminal or set %s", envPassphrase)
 	}
+	fd := int(tty.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
 	fmt.Fprint(g.err, text)
-	p, err := term.ReadPassword(int(tty.Fd()))
-	fmt.Fprintln(g.err)
+	defer fmt.Fprintln(g.err)
+	p, err := readUntil(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+	if errors.Is(err, errInterrupted) {
+		return nil, errors.Join(err, term.Restore(fd, before))
+	}
+	if err == nil && len(p) == 0 {
+		return nil, errors.New("the passphrase is empty")
+	}
 	return p, err
+}
+
+// readUntil ends with ctx although read does not: nothing can interrupt a read from a terminal.
+func readUntil(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
+	type answer struct {
+		text []byte
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		text, err := read()
+		answers <- answer{text, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.text, a.err
+	case <-ctx.Done():
+		return nil, errInterrupted
+	}
 }
 
 // logger writes to the error stream: everything with --verbose, otherwise warnings and worse.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +24,7 @@ type serveFlags struct {
 	config string
 	hubs   []string
 	host   string
-	port   int
+	port   uint16
 }
 
 func newServe(g *globals) *cobra.Command {
@@ -48,7 +49,7 @@ A configuration file is JSON, of the shape of secret-stack 8 or 6. "plugins" lis
 	flags.StringVar(&f.config, "config", "", "configuration file")
 	flags.StringArrayVar(&f.hubs, "hub", nil, "address of a hub to be reached through; may be given more than once")
 	flags.StringVar(&f.host, "host", "", "address to listen on (default: all)")
-	flags.IntVar(&f.port, "port", 0, "port to listen on (default: a free one)")
+	flags.Uint16Var(&f.port, "port", 0, "port to listen on (default: a free one)")
 	return cmd
 }
 
@@ -65,10 +66,9 @@ func pluginNames() string {
 }
 
 func serve(ctx context.Context, g *globals, f serveFlags) error {
-	for _, hub := range f.hubs {
-		if _, err := multiserver.Parse(hub); err != nil {
-			return usagef("--hub: %w", err)
-		}
+	hubs, err := parseHubs(f.hubs)
+	if err != nil {
+		return err
 	}
 	settings, err := readSettings(f.config)
 	if err != nil {
@@ -78,11 +78,11 @@ func serve(ctx context.Context, g *globals, f serveFlags) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := g.config(g.root)
+	cfg, err := g.configWith(ctx, settings)
 	if err != nil {
 		return err
 	}
-	cfg.Host, cfg.Port, cfg.Settings = f.host, f.port, settings
+	cfg.Host, cfg.Port, cfg.Settings = f.host, int(f.port), settings
 	stack := secretstack.New(secretstack.Options{})
 	if err := stack.Use(append(plugins, transports())...); err != nil {
 		return err
@@ -91,10 +91,71 @@ func serve(ctx context.Context, g *globals, f serveFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := announcePeer(g, app, f.hubs); err != nil {
+	err = notToOneself(app, hubs)
+	if err == nil {
+		awaitHubs(ctx, g, app, hubs)
+		err = announcePeer(g, app, f.hubs)
+	}
+	if err != nil {
 		return errors.Join(err, app.Close(context.WithoutCancel(ctx)))
 	}
 	return waitAndClose(ctx, app)
+}
+
+// parseHubs reads the addresses of hubs.
+func parseHubs(texts []string) ([]multiserver.Address, error) {
+	var hubs []multiserver.Address
+	for _, text := range texts {
+		parsed, err := multiserver.Parse(text)
+		if err != nil {
+			return nil, usagef("--hub: %s", plain(err))
+		}
+		if parsed[0].Transport().Name == "tunnel" {
+			return nil, usagef("--hub takes the address of a hub, and a tunnel: address is that of a peer behind one")
+		}
+		if _, ok := parsed[0].Key(); !ok {
+			return nil, usagef("--hub: the address does not say which key the hub has: add ~shs: and the key")
+		}
+		hubs = append(hubs, parsed[0])
+	}
+	return hubs, nil
+}
+
+// notToOneself refuses hubs that are the app itself: it would wait for itself for ever.
+func notToOneself(app *secretstack.App, hubs []multiserver.Address) error {
+	for _, hub := range hubs {
+		if key, _ := hub.Key(); key.Equal(app.ID()) {
+			return usagef("--hub %s has this peer's own key; name the address that the hub has printed", hub.Redacted())
+		}
+	}
+	return nil
+}
+
+// hubPatience is how long serve waits for its hubs before it says that they are not there; connecting goes on after.
+const hubPatience = 5 * time.Second
+
+// awaitHubs waits until the app can be reached through each hub, so that what serve prints is true.
+func awaitHubs(ctx context.Context, g *globals, app *secretstack.App, hubs []multiserver.Address) {
+	ctx, cancel := context.WithTimeout(ctx, hubPatience)
+	defer cancel()
+	for _, hub := range hubs {
+		for !inRoom(app, hub) && ctx.Err() == nil {
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) && !inRoom(app, hub) {
+			fmt.Fprintf(g.err, "not connected to the hub yet: %s; retrying\n", hub.Redacted())
+		}
+	}
+}
+
+// inRoom reports whether the app is announced at a hub.
+func inRoom(app *secretstack.App, hub multiserver.Address) bool {
+	attendant, ok := secretstack.Find[*tunnel.Attendant](app)
+	key, _ := hub.Key()
+	return ok && slices.ContainsFunc(attendant.Rooms(), func(r tunnel.Room) bool { return r.Key.Equal(key) })
 }
 
 // readSettings reads a configuration file; without a name there are none.
@@ -146,19 +207,26 @@ func announcePeer(g *globals, app *secretstack.App, hubs []string) error {
 	if g.json {
 		return json.NewEncoder(g.out).Encode(map[string]any{"id": app.ID().Ref(), "addresses": addresses, "tunnels": through})
 	}
-	fmt.Fprintf(g.out, "secretstack peer %s\n\n  key      %s\n  address  %s\n", version, app.ID(), strings.Join(addresses, "\n           "))
-	next := fmt.Sprintf("secretstack call '%s' manifest", addresses[0])
+	fmt.Fprintf(g.out, "secretstack peer %s\n\n  key      %s\n", version, app.ID())
+	next := ""
+	if len(addresses) > 0 {
+		fmt.Fprintf(g.out, "  address  %s\n", strings.Join(addresses, "\n           "))
+		next = fmt.Sprintf("secretstack call '%s' manifest", addresses[0])
+	}
 	if len(through) > 0 {
 		fmt.Fprintf(g.out, "  through  %s\n", strings.Join(through, "\n           "))
 		next = fmt.Sprintf("secretstack call --hub '%s' '%s' manifest", hubs[0], through[0])
 	}
-	fmt.Fprintf(g.out, "\nTo call it from elsewhere:\n\n  %s\n\nCtrl-C stops it.\n", next)
+	if next != "" {
+		fmt.Fprintf(g.out, "\nTo call it from elsewhere:\n\n  %s\n", next)
+	}
+	fmt.Fprintln(g.out, "\nCtrl-C stops it.")
 	return nil
 }
 
 // tunnelAddresses are the addresses by which the app is reached through hubs.
 func tunnelAddresses(app *secretstack.App, hubs []string) []string {
-	var through []string
+	through := []string{} // a list in JSON, too
 	for _, hub := range hubs {
 		addresses, err := multiserver.Parse(hub)
 		if err != nil {
