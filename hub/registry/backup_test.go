@@ -107,7 +107,7 @@ func TestABackupOfABusyRegistryIsSound(t *testing.T) {
 	for i := range 20 {
 		put(t, b, strings.Repeat("k", i+1), "before")
 	}
-	fill(t, r, 0, 500)
+	fill(t, r, 0, 200)
 	ctx, cancel := context.WithCancel(t.Context())
 	busy := make(chan struct{})
 	go func() {
@@ -127,7 +127,7 @@ func TestABackupOfABusyRegistryIsSound(t *testing.T) {
 			t.Fatal(err)
 		}
 		restored := open1(t, config(t, dir))
-		for n := range uint64(500) {
+		for n := range uint64(200) {
 			want, _ := r.LookupKey(identity(t, n).Public())
 			if rec, ok := restored.LookupKey(identity(t, n).Public()); !ok || rec.ID != want.ID {
 				t.Errorf("owner %d has %v, want %v", n, rec.ID, want.ID)

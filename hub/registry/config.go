@@ -66,7 +66,7 @@ const (
 	maxEvidence = 256 << 10
 	maxValue    = 512 << 10
 
-	// maxGroupBytes keeps a group, with one registration of any size on top, below the engine's 1 MiB for a message.
+	// maxGroupBytes is from when on a group takes no further registration. See engineMessage.
 	maxGroupBytes = 512 << 10
 )
 

@@ -24,6 +24,9 @@ const (
 	// engineStorage is the engine's own limit for its files. The disk is the limit that counts: see Limits.MinFree.
 	engineStorage = 1 << 50
 	engineMemory  = 64 << 20
+
+	// engineMessage is the largest message: a full group, one registration more that heals and resets, and room.
+	engineMessage = 4 << 20
 )
 
 // engine is one run of the embedded NATS server: no network, one connection inside the process, files below dir.
@@ -51,6 +54,7 @@ func startEngine(ctx context.Context, dir string, limits Limits, logger *slog.Lo
 		ServerName:             "registry",
 		DontListen:             true,
 		NoSigs:                 true,
+		MaxPayload:             engineMessage,
 		StoreDir:               dir,
 		SyncAlways:             synced,
 		JetStreamMaxStore:      engineStorage,

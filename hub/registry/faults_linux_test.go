@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -246,4 +247,49 @@ func TestAFolderWithoutPermissionIsAClearError(t *testing.T) {
 	if _, err := Open(t.Context(), config(t, dir)); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "may write") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// The engine is a network server by trade. Here it has no network.
+func TestTheEngineListensNowhere(t *testing.T) {
+	before := listening(t)
+	open1(t, config(t, t.TempDir()))
+	if after := listening(t); after > before {
+		t.Errorf("%d sockets listen that did not before", after-before)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	if after := listening(t); after != before+1 {
+		t.Errorf("the test sees %d sockets where there is one more than %d", after, before)
+	}
+}
+
+// listening counts the sockets of this process that listen.
+func listening(t *testing.T) (n int) {
+	t.Helper()
+	ours := map[string]bool{}
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if link, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil {
+			ours[link] = true
+		}
+	}
+	for _, family := range []string{"tcp", "tcp6"} {
+		table, err := os.ReadFile("/proc/self/net/" + family)
+		if err != nil {
+			continue // this family is switched off
+		}
+		for line := range strings.Lines(string(table)) {
+			const listen, state, inode = "0A", 3, 9
+			if f := strings.Fields(line); len(f) > inode && f[state] == listen && ours["socket:["+f[inode]+"]"] {
+				n++
+			}
+		}
+	}
+	return n
 }

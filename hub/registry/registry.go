@@ -414,4 +414,4 @@ func (r *Registry) deed(ctx context.Context, id secrez.ID) (*deed, error) {
 	return d, nil
 }
 
-func (r *Registry) nowMilli() int64 { return r.cfg.Now().Round(time.Millisecond).UnixMilli() }
+func (r *Registry) nowMilli() int64 { return r.cfg.Now().UnixMilli() }

@@ -401,6 +401,39 @@ func TestRegistrationsThatAreNotProvedAreRefused(t *testing.T) {
 	}
 }
 
+func TestTheLargestRegistrationsFitAWrite(t *testing.T) {
+	cfg := config(t, t.TempDir())
+	cfg.Limits.MaxEvidence = 1 << 30 // which is cut down to what is allowed
+	r := open1(t, cfg)
+	large := map[string]any{"x": strings.Repeat("x", maxEvidence-500), "reset": true}
+	var wg sync.WaitGroup
+	for i := range uint64(12) {
+		account := accountOf(t, identity(t, i))
+		receipt := claim.Receipt{Key: identity(t, i).Public(), ID: secrez.NewID(), Sequence: 9}.Sign(hubIdentity(t))
+		reg := withReceipt(v1(t, account, large), receipt) // heals and resets: two records
+		wg.Go(func() {
+			rec, err := r.Register(t.Context(), reg)
+			if err != nil || rec.Sequence != 10 {
+				t.Errorf("got %+v, %v", rec, err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := r.Status().Err; err != nil {
+		t.Error(err)
+	}
+	closed(t, r)
+	r = open1(t, cfg)
+	for rec := range r.All() {
+		if err := r.Verify(t.Context(), rec.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if r.Count() != 12 {
+		t.Errorf("%d records", r.Count())
+	}
+}
+
 func TestALostRecordIsHealedByItsReceipt(t *testing.T) {
 	lost := open1(t, config(t, t.TempDir()))
 	owner := identity(t, 1)
