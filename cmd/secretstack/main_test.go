@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
 	"iter"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/keys"
@@ -47,7 +49,10 @@ func background(t *testing.T, args ...string) (first []byte) {
 	var errs lockedBuffer
 	done := make(chan int, 1)
 	go func() {
-		code := run(ctx, append(args, "--root", t.TempDir()), streams{strings.NewReader(""), w, &errs})
+		if os.Getenv(envRoot) == "" && !strings.Contains(strings.Join(args, " "), "--config") {
+			args = append(args, "--root", t.TempDir())
+		}
+		code := run(ctx, args, streams{strings.NewReader(""), w, &errs})
 		w.Close()
 		done <- code
 	}()
@@ -106,13 +111,24 @@ func callee(t *testing.T) string {
 	t.Helper()
 	plugin := secretstack.NewPlugin(secretstack.Info{
 		Name:        "test",
-		Permissions: secretstack.Anonymous("hello", "fail", "bytes", "count", "collect", "echo"),
+		Permissions: secretstack.Anonymous("hello", "fail", "bytes", "count", "collect", "echo", "curse", "cut", "negate"),
 	}, func(_ context.Context, s *secretstack.Setup) error {
 		collected := ""
 		return firstError(
 			muxrpc.HandleAsync(s, "hello", func(_ context.Context, name string) (string, error) { return "hello " + name, nil }),
 			muxrpc.HandleAsync(s, "fail", func(context.Context, muxrpc.None) (string, error) { return "", muxrpc.Errorf("no luck") }),
 			muxrpc.HandleAsync(s, "bytes", func(context.Context, muxrpc.None) ([]byte, error) { return []byte{1, 2, 3}, nil }),
+			muxrpc.HandleAsync(s, "negate", func(_ context.Context, n int) (int, error) { return -n, nil }),
+			muxrpc.HandleAsync(s, "curse", func(context.Context, muxrpc.None) (string, error) {
+				return "", muxrpc.Errorf("keys: \x1b[2Jgone")
+			}),
+			muxrpc.HandleSource(s, "cut", func(ctx context.Context, _ muxrpc.None) iter.Seq2[int, error] {
+				return func(yield func(int, error) bool) {
+					if yield(1, nil) {
+						secretstack.PeerFrom(ctx).Abort(nil)
+					}
+				}
+			}),
 			muxrpc.HandleAsync(s, "secret", func(context.Context, muxrpc.None) (string, error) { return "told", nil }),
 			muxrpc.HandleSync(s, "collected", func(context.Context, muxrpc.None) (string, error) { return collected, nil }),
 			muxrpc.HandleSource(s, "count", func(_ context.Context, n int) iter.Seq2[int, error] {
@@ -194,6 +210,23 @@ func TestWrongUseIsOneLineWithTheWayOutAndExitCode2(t *testing.T) {
 		{"argument that is not JSON", []string{"call", address, "hello", "bob"}, `write '"bob"'`},
 		{"unknown call type", []string{"call", address, "hello", "--type", "stream"}, "source, sink and duplex"},
 		{"tunnel without a hub", []string{"call", "tunnel:@" + key + ".ed25519:@" + key + ".ed25519~shs:" + key, "hello"}, "--hub"},
+		{"call of a key", []string{"call", "@" + key + ".ed25519", "hello"}, "that is a key, not an address"},
+		{"unknown transport", []string{"call", "quic:127.0.0.1:1~shs:" + key, "hello"}, "quic"},
+		{"no proof over net", []string{"call", "net:127.0.0.1:1~noauth", "hello"}, "add ~shs:"},
+		{"no time to connect", []string{"call", address, "hello", "--timeout", "0s"}, "--timeout must be more than 0, such as 5s"},
+		{"time without a unit", []string{"call", address, "hello", "--timeout", "5"}, "such as 5s"},
+		{"empty root", []string{"keys", "--root", ""}, "--root is empty"},
+		{"empty root of a hub", []string{"hub", "--root", ""}, "--root is empty"},
+		{"root that is a file", []string{"keys", "--root", "main.go"}, "--root main.go is no folder; choose another with --root"},
+		{"root below a file", []string{"hub", "--root", "main.go"}, "is no folder; choose another with --root"},
+		{"port that is no number", []string{"serve", "--port", "abc"}, "a number from 0 to 65535"},
+		{"serve on a port out of range", []string{"serve", "--port", "70000"}, "70000"},
+		{"domain that is a URL", []string{"hub", "--domain", "https://example.org/"}, "--domain"},
+		{"domain with a port", []string{"hub", "--domain", "example.org:443"}, "--domain"},
+		{"help on nothing", []string{"help", "nosuch"}, "nosuch"},
+		{"help on nothing below", []string{"help", "hub", "nosuch"}, "nosuch"},
+		{"completion for nothing", []string{"completion", "foo"}, "foo"},
+		{"tunnel as hub", []string{"serve", "--hub", "tunnel:@" + key + ".ed25519:@" + key + ".ed25519~shs:" + key}, "tunnel:"},
 		{"bad app key", []string{"call", address, "hello", "--app-key", "abc"}, "--app-key"},
 		{"serve with a bad hub", []string{"serve", "--hub", "example.org"}, "--hub"},
 		{"serve with a missing file", []string{"serve", "--config", "nowhere.json"}, "no file nowhere.json"},
@@ -271,7 +304,7 @@ func TestKeysProtectsANewIdentityWithAPassphrase(t *testing.T) {
 		t.Errorf("protecting an identity that exists ended with %d", again.code)
 	}
 	t.Setenv(envPassphrase, "wrong horse")
-	if r := command(t, "", "keys", "--root", root); r.code != exitFailed {
+	if r := command(t, "", "keys", "--root", root); r.code != exitFailed || !strings.Contains(r.err, "wrong passphrase") {
 		t.Errorf("the wrong passphrase ended with %d: %s", r.code, r.out)
 	}
 	t.Setenv(envPassphrase, "")
@@ -296,6 +329,7 @@ func TestCallPrintsEveryTypeOfAnswer(t *testing.T) {
 		{"sink", "1\n\n{\"a\": 2}\n", []string{"test.collect", "2"}, ""},
 		{"duplex", "\"a\"\n{\"b\":1}\n", []string{"test.echo", "--linger", "200ms"}, "\"a\"\n{\"b\":1}\n"},
 		{"raw duplex", "bytes", []string{"test.echo", "--raw", "--linger", "200ms"}, "bytes"},
+		{"negative number", "", []string{"test.negate", "-5"}, "5\n"},
 		{"type by hand", "", []string{"test.hello", `"al"`, "--type", "async"}, "\"hello al\"\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -330,7 +364,10 @@ func TestCallSaysWhatWentWrongAndWhatToDo(t *testing.T) {
 		{"input that is not JSON", "1\nbob\n", []string{"call", address, "test.collect", "2"}, "line 2 of the input is not JSON"},
 		{"wrong key", "", []string{"call", wrongKey, "manifest"}, "key in the address"},
 		{"wrong network", "", []string{"call", address, "manifest", "--app-key", otherNetwork}, "--app-key"},
-		{"nobody listens", "", []string{"call", nobody, "manifest"}, "connection refused"},
+		{"nobody listens", "", []string{"call", nobody, "manifest"}, "connection refused; is the peer running, and is the address right?"},
+		{"a line that is too long", strings.Repeat(" ", maxLine+1), []string{"call", address, "test.collect", "0"}, "line 1 is longer than 4 MiB; use --raw"},
+		{"text that moves the cursor", "", []string{"call", address, "test.curse"}, `answered: keys: \x1b[2J`},
+		{"the connection is cut", "", []string{"call", address, "test.cut"}, "the connection was cut; is the peer still running?"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := command(t, tt.stdin, tt.args...)
@@ -356,18 +393,9 @@ func TestAPeerIsCalledThroughAHub(t *testing.T) {
 	if len(peer.Tunnels) != 1 {
 		t.Fatalf("serve names the tunnels %q", peer.Tunnels)
 	}
-	for {
-		r := command(t, "", "call", "--hub", hub.Addresses[0], peer.Tunnels[0], "manifest")
-		if r.code == exitOK {
-			if !json.Valid([]byte(r.out)) {
-				t.Errorf("the manifest is %q", r.out)
-			}
-			return
-		}
-		// The peer may still be on its way to the hub.
-		if !strings.Contains(r.err, "is the peer running") || t.Context().Err() != nil {
-			t.Fatal(r.err)
-		}
+	r := command(t, "", "call", "--hub", hub.Addresses[0], peer.Tunnels[0], "manifest") // serve has waited for the hub
+	if r.code != exitOK || !json.Valid([]byte(r.out)) {
+		t.Errorf("exit code %d, %s%s", r.code, r.out, r.err)
 	}
 }
 
@@ -469,5 +497,171 @@ func TestManualPagesAreWrittenForEveryCommand(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, name+".1")); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestPlainStripsOnlyOurOwnNamesAndOnlyAtTheBeginning(t *testing.T) {
+	for text, want := range map[string]string{
+		"secretstack: muxrpc: keys: bad":     "bad",
+		"multiserver: the address is empty":  "the address is empty",
+		"the peer answered: keys: not found": "the peer answered: keys: not found",
+		"other: keys: x":                     "other: keys: x",
+	} {
+		if got := plain(errors.New(text)); got != want {
+			t.Errorf("plain(%q) is %q, not %q", text, got, want)
+		}
+	}
+}
+
+func TestPrintableLeavesTextAndQuotesTheRest(t *testing.T) {
+	for text, want := range map[string]string{
+		`Grüße, "世界" \`:  `Grüße, "世界" \`,
+		"a\x1b[31mb\r\n": `a\x1b[31mb\r\n`,
+		"\u202eb\u009b":  `\u202eb\u009b`,
+		"\xff\ufffd":     `\xff` + "\ufffd",
+	} {
+		if got := printable(text); got != want {
+			t.Errorf("printable(%q) is %q, not %q", text, got, want)
+		}
+	}
+	manifest := muxrpc.Manifest{}
+	if err := json.Unmarshal([]byte(`{"a\u001bb":"async"}`), &manifest); err == nil {
+		if got := strings.Join(methodNames(manifest), " "); strings.Contains(got, "\x1b") {
+			t.Errorf("the names of methods are %q", got)
+		}
+	}
+}
+
+func TestAQuestionEndsWithCtrlC(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	never := make(chan struct{})
+	t.Cleanup(func() { close(never) })
+	_, err := readUntil(ctx, func() ([]byte, error) { <-never; return nil, nil })
+	if !errors.Is(err, errInterrupted) {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestAConfigurationSaysWhoThePeerIsUnlessTheRootIsGiven(t *testing.T) {
+	seed := bytes.Repeat([]byte{5}, 32)
+	id, err := keys.FromSeed(seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed64 := base64.StdEncoding.EncodeToString(seed)
+	dir := t.TempDir()
+	made := strings.TrimSpace(command(t, "", "keys", "--root", dir).out)
+	for _, tt := range []struct {
+		name, text, id string
+	}{
+		{"seed", `{"global": {"host": "127.0.0.1", "seed": "` + seed64 + `"}}`, id.Public().Ref()},
+		{"flat seed", `{"host": "127.0.0.1", "seed": "` + seed64 + `"}`, id.Public().Ref()},
+		{"path", `{"global": {"host": "127.0.0.1", "path": "` + dir + `"}}`, made},
+		{"flat path", `{"host": "127.0.0.1", "path": "` + dir + `"}`, made},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Setenv("HOME", t.TempDir())
+			t.Setenv(envRoot, "")
+			if peer := start(t, "serve", "--config", writeConfig(t, tt.text)); peer.ID != tt.id {
+				t.Errorf("the peer is %s, not %s", peer.ID, tt.id)
+			}
+			if peer := start(t, "serve", "--config", writeConfig(t, tt.text), "--root", t.TempDir()); peer.ID == tt.id {
+				t.Error("--root does not win")
+			}
+		})
+	}
+}
+
+func TestAConfigurationNamesTheNetwork(t *testing.T) {
+	network := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{9}, 32))
+	file := writeConfig(t, `{"global": {"host": "127.0.0.1", "caps": {"shs": "`+network+`"}}}`)
+	peer := start(t, "serve", "--config", file, "--root", t.TempDir())
+	if r := command(t, "", "call", peer.Addresses[0], "manifest", "--app-key", network); r.code != exitOK {
+		t.Errorf("on its network: %s", r.err)
+	}
+	if r := command(t, "", "call", peer.Addresses[0], "manifest"); r.code != exitFailed {
+		t.Error("it is reached on the main network")
+	}
+}
+
+func TestAPeerThatListensToNothingHasNoAddress(t *testing.T) {
+	file := writeConfig(t, `{"global": {"connections": {"incoming": {"net": [], "ws": [], "unix": [], "onion": []}}}}`)
+	line := background(t, "serve", "--json", "--config", file, "--root", t.TempDir())
+	if !bytes.Contains(line, []byte(`"addresses":[]`)) || !bytes.Contains(line, []byte(`"tunnels":[]`)) {
+		t.Errorf("it prints %s", line)
+	}
+}
+
+func writeConfig(t *testing.T, text string) (file string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "peer.json")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestServeDoesNotTakeItselfForItsHub(t *testing.T) {
+	root := t.TempDir()
+	own := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(command(t, "", "keys", "--root", root).out), "@"), ".ed25519")
+	r := command(t, "", "serve", "--host", "127.0.0.1", "--hub", "net:127.0.0.1:1~shs:"+own, "--root", root)
+	if r.code != exitUsage || !strings.Contains(r.err, "own key") {
+		t.Errorf("exit code %d, %q", r.code, r.err)
+	}
+	tunnel := "tunnel:@" + newKey(t) + ".ed25519:@" + own + ".ed25519~shs:" + own
+	r = command(t, "", "call", "--hub", "net:127.0.0.1:1~shs:"+newKey(t), tunnel, "manifest", "--root", root)
+	if r.code != exitUsage || !strings.Contains(r.err, "leads to yourself") {
+		t.Errorf("exit code %d, %q", r.code, r.err)
+	}
+}
+
+func TestServeSaysThatTheHubIsNotThere(t *testing.T) {
+	ctx, stop := context.WithTimeout(t.Context(), hubPatience+time.Second)
+	defer stop()
+	var out, errs lockedBuffer
+	hub := "net:127.0.0.1:1~shs:" + newKey(t)
+	code := run(ctx, []string{"serve", "--host", "127.0.0.1", "--hub", hub, "--root", t.TempDir()}, streams{strings.NewReader(""), &out, &errs})
+	if code != exitOK || !strings.Contains(errs.String(), "not connected to the hub yet: "+hub+"; retrying") || !strings.Contains(out.String(), "Ctrl-C") {
+		t.Errorf("exit code %d, %q, %q", code, out.String(), errs.String())
+	}
+}
+
+func TestThePassphraseOfTheEnvironmentProtectsNewIdentities(t *testing.T) {
+	root := t.TempDir()
+	t.Setenv(envPassphrase, "correct horse")
+	if r := command(t, "", "keys", "--root", root); r.code != exitOK {
+		t.Fatal(r.err)
+	}
+	if _, err := keys.Load(filepath.Join(root, "secret"), keys.FileOptions{}); !errors.Is(err, keys.ErrPassphrase) {
+		t.Errorf("without the passphrase the file gives %v", err)
+	}
+}
+
+func TestABadAppKeyOfTheEnvironmentIsBlamedOnIt(t *testing.T) {
+	t.Setenv(envAppKey, "abc")
+	if r := command(t, "", "hub"); r.code != exitUsage || !strings.Contains(r.err, envAppKey) {
+		t.Errorf("exit code %d, %q", r.code, r.err)
+	}
+}
+
+func TestCtrlCEndsADuplexAndASinkThatWaitForInput(t *testing.T) {
+	address := callee(t)
+	for method, want := range map[string]int{"test.echo": exitOK, "test.collect": exitFailed} {
+		ctx, stop := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, stop)
+		in, w := io.Pipe() // nobody types
+		code := run(ctx, []string{"call", address, method, "--root", t.TempDir()}, streams{in, io.Discard, io.Discard})
+		w.Close()
+		if code != want {
+			t.Errorf("%s ended with %d", method, code)
+		}
+	}
+}
+
+func TestAnAddressOfAnotherMachineNamesTheWayOut(t *testing.T) {
+	r := command(t, "", "hub", "-a", "192.0.2.1", "-p", "0")
+	if r.code != exitFailed || !strings.Contains(r.err, "--address") || strings.Contains(r.err, "already") {
+		t.Errorf("exit code %d, %q", r.code, r.err)
 	}
 }
