@@ -50,6 +50,7 @@ func (a *arena) free() {
 	for i := range arenas {
 		if cap(a.b) == arenaSize(i) {
 			arenas[i].Put(a)
+			return
 		}
 	}
 }

@@ -444,7 +444,10 @@ func TestWartNoResultIsSentAsFalse(t *testing.T) {
 			must(t, err)
 			wantSame(t, body, c[1])
 		}
-		go peer.request(-1, "false")
+		go func() {
+			_, _, _ = peer.read()
+			peer.request(-1, "false")
+		}()
 		if _, err := muxrpc.Call[muxrpc.None](t.Context(), a, "undef"); err != nil {
 			t.Error(err)
 		}
