@@ -146,8 +146,9 @@ func parseArguments(texts []string) ([]any, error) {
 	args := make([]any, 0, len(texts))
 	for i, text := range texts {
 		if !json.Valid([]byte(text)) {
+			text = strings.TrimSpace(text) // guardNumbers may have put a space before it
 			quoted, _ := json.Marshal(text)
-			return nil, usagef("argument %d, %s, is not JSON; if it is text, write '%s'", i+1, strings.TrimSpace(text), quoted)
+			return nil, usagef("argument %d, %s, is not JSON; if it is text, write '%s'", i+1, text, quoted)
 		}
 		args = append(args, json.RawMessage(text))
 	}
