@@ -58,22 +58,76 @@ func TestTunnelsAreCountedByWhoOpensThem(t *testing.T) {
 	var n tunnels
 	cfg := Config{MaxTunnels: 3, MaxTunnelsPerPeer: 2}
 	alice, bob := [32]byte{1}, [32]byte{2}
+	var open []*usage
 	for i, step := range []struct {
 		id   [32]byte
 		want bool
 	}{{alice, true}, {alice, true}, {alice, false}, {bob, true}, {bob, false}} {
-		if got := n.enter(step.id, cfg); got != step.want {
-			t.Errorf("step %d: %v", i, got)
+		u, ok := n.enter(step.id, cfg)
+		if ok != step.want {
+			t.Errorf("step %d: %v", i, ok)
+		}
+		if ok {
+			open = append(open, u)
 		}
 	}
-	n.leave(alice)
-	if !n.enter(bob, cfg) || n.count() != 3 {
+	n.leave(open[0])
+	u, ok := n.enter(bob, cfg)
+	if !ok || n.count() != 3 {
 		t.Errorf("%d tunnels", n.count())
 	}
-	for _, id := range [][32]byte{alice, bob, bob} {
-		n.leave(id)
+	for _, u := range append(open[1:], u) {
+		n.leave(u)
+		n.leave(u) // does nothing
 	}
 	if n.count() != 0 || len(n.byID) != 0 {
 		t.Errorf("%d tunnels, %d peers are left", n.count(), len(n.byID))
+	}
+}
+
+// TestThoseWithManyTunnelsGiveWay: nobody can keep the others out with the tunnels of some keys.
+func TestThoseWithManyTunnelsGiveWay(t *testing.T) {
+	var n tunnels
+	cfg := Config{MaxTunnels: 9, MaxTunnelsPerPeer: 4}
+	var first *usage
+	for key := range byte(3) {
+		for i := range 3 {
+			u, ok := n.enter([32]byte{key}, cfg)
+			if !ok {
+				t.Fatal("no room for the first nine")
+			}
+			u.last.Store(int64(100*i + int(key)))
+			if key == 1 && i == 1 {
+				u.last.Store(-1)
+				first = u // idle for longest
+			}
+		}
+	}
+	mallory, _ := n.enter([32]byte{1}, cfg)
+	if mallory != nil {
+		t.Error("somebody who has many gets one more")
+	}
+	_, _ = n.enter([32]byte{1}, cfg)
+	for i := range 2 {
+		if _, ok := n.enter([32]byte{10}, cfg); !ok {
+			t.Errorf("no room for the honest one's tunnel %d", i)
+		}
+	}
+	if n.count() != 9 {
+		t.Errorf("%d tunnels", n.count())
+	}
+	evicted := 0
+	for key := range byte(3) {
+		evicted += 3 - len(n.byID[[32]byte{key}])
+	}
+	if evicted != 2 {
+		t.Errorf("%d tunnels made room", evicted)
+	}
+	if len(n.byID[[32]byte{1}]) < 3 {
+		select {
+		case <-first.evicted:
+		default:
+			t.Error("another one than that which was idle for longest made room")
+		}
 	}
 }

@@ -36,10 +36,11 @@ func (r *Room) connect(ctx context.Context, args muxrpc.Args, in *muxrpc.Stream[
 	if err != nil {
 		return err
 	}
-	if !r.tunnels.enter(caller.Key().Array(), r.cfg) {
+	use, ok := r.tunnels.enter(caller.Key().Array(), r.cfg)
+	if !ok {
 		return muxrpc.Errorf("too many tunnels are open")
 	}
-	defer r.tunnels.leave(caller.Key().Array())
+	defer r.tunnels.leave(use)
 
 	request.Origin = caller.Key().Ref()
 	// The end of the caller's half must not cut the target's off: join ends it the way the caller's ended.
@@ -49,7 +50,10 @@ func (r *Room) connect(ctx context.Context, args muxrpc.Args, in *muxrpc.Stream[
 	if err != nil {
 		return couldNotConnect(request.Target)
 	}
-	t := &tunnel{in: in, out: out, callerGone: ctx.Done(), targetGone: target.Done(), closing: r.closing}
+	t := &tunnel{
+		usage: use, mayIdle: r.cfg.TunnelIdle, in: in, out: out,
+		callerGone: ctx.Done(), targetGone: target.Done(), closing: r.closing,
+	}
 	return t.run(life, cancel)
 }
 
@@ -101,20 +105,26 @@ func couldNotConnect(target string) error {
 
 // tunnel is two halves that are joined: that of the caller, in, and that to the target, out.
 type tunnel struct {
+	*usage
+	mayIdle                         time.Duration
 	in, out                         *muxrpc.Stream[muxrpc.Value, muxrpc.Value]
 	callerGone, targetGone, closing <-chan struct{}
 }
 
-// drain is how long what has arrived before an end of the tunnel went away may take to reach the other.
-const drain = time.Second
+const (
+	// drain is how long what has arrived before an end of the tunnel went away may take to reach the other.
+	drain = time.Second
+	// firstAnswer is how long a target may take to send anything at all: the handshake inside has a shorter time.
+	firstAnswer = 30 * time.Second
+)
 
 // run passes items both ways until one half ends, and then ends the other in the same way, for it is of no use alone.
 // What is buffered is bounded by the sessions' limits: a half reads no further than the other takes.
 func (t *tunnel) run(ctx context.Context, cancel func()) error {
 	ends := make(chan error, 2)
 	var halves sync.WaitGroup
-	halves.Go(func() { ends <- pass(ctx, t.out, t.in) })
-	halves.Go(func() { ends <- pass(ctx, t.in, t.out) })
+	halves.Go(func() { ends <- pass(ctx, t.out, t.in, t.touch) })
+	halves.Go(func() { ends <- pass(ctx, t.in, t.out, t.answered) })
 	defer halves.Wait()
 	defer cancel()
 	err := t.wait(ends)
@@ -127,16 +137,35 @@ func (t *tunnel) run(ctx context.Context, cancel func()) error {
 	return err
 }
 
+func (t *tunnel) answered() {
+	t.answers.Store(true)
+	t.touch()
+}
+
 // wait returns how the tunnel ended. That an end has gone away does not show while both halves wait for the one that is
 // left to take something, so it is watched.
 func (t *tunnel) wait(ends <-chan error) error {
-	select {
-	case err := <-ends:
-		return err
-	case <-t.closing:
-		return errClosing
-	case <-t.callerGone:
-	case <-t.targetGone:
+	idle := time.NewTimer(min(firstAnswer, t.mayIdle))
+	defer idle.Stop()
+	for gone := false; !gone; {
+		select {
+		case err := <-ends:
+			return err
+		case <-t.closing:
+			return errClosing
+		case <-t.evicted:
+			return errMadeRoom
+		case <-idle.C:
+			left := t.timeLeft()
+			if left <= 0 {
+				return errIdle
+			}
+			idle.Reset(left)
+		case <-t.callerGone:
+			gone = true
+		case <-t.targetGone:
+			gone = true
+		}
 	}
 	late := time.NewTimer(drain)
 	defer late.Stop()
@@ -148,15 +177,27 @@ func (t *tunnel) wait(ends <-chan error) error {
 	}
 }
 
+// timeLeft is how long the tunnel may stay as it is.
+func (t *tunnel) timeLeft() time.Duration {
+	if !t.answers.Load() {
+		return 0
+	}
+	return t.mayIdle - t.idle()
+}
+
 var (
 	errClosing  = muxrpc.Errorf("the room is closing")
 	errGoneAway = muxrpc.Errorf("the other end of the tunnel has gone away")
+	errIdle     = muxrpc.Errorf("nothing has gone through the tunnel for too long")
+	errMadeRoom = muxrpc.Errorf("the tunnel had to make room for others")
 )
 
 // forPeer keeps what one end has said, and what may be told, from what happened here.
 func forPeer(err error) error {
-	if errors.Is(err, errClosing) || errors.Is(err, muxrpc.ErrSlowReader) {
-		return err
+	for _, ours := range []error{errClosing, errIdle, errMadeRoom, muxrpc.ErrSlowReader} {
+		if errors.Is(err, ours) {
+			return err
+		}
 	}
 	remote, ok := errors.AsType[*muxrpc.RemoteError](err)
 	if !ok {
@@ -173,8 +214,8 @@ func cut(text string, n int) string {
 	return strings.ToValidUTF8(text[:n], "")
 }
 
-// pass sends to one half what the other receives, until either ends.
-func pass(ctx context.Context, to, from *muxrpc.Stream[muxrpc.Value, muxrpc.Value]) error {
+// pass sends to one half what the other receives, until either ends, and says when something has passed.
+func pass(ctx context.Context, to, from *muxrpc.Stream[muxrpc.Value, muxrpc.Value], passed func()) error {
 	for {
 		item, err := from.Recv(ctx)
 		if err != nil {
@@ -183,6 +224,7 @@ func pass(ctx context.Context, to, from *muxrpc.Stream[muxrpc.Value, muxrpc.Valu
 		if err := to.Send(ctx, item); err != nil {
 			return err
 		}
+		passed()
 	}
 }
 
@@ -191,41 +233,4 @@ func expired() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return ctx
-}
-
-// tunnels counts the tunnels that are open, in all and by who has opened them.
-type tunnels struct {
-	mu   sync.Mutex
-	all  int
-	byID map[[32]byte]int
-}
-
-// enter counts one more tunnel, unless that is too many.
-func (t *tunnels) enter(id [32]byte, cfg Config) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.all >= cfg.MaxTunnels || t.byID[id] >= cfg.MaxTunnelsPerPeer {
-		return false
-	}
-	if t.byID == nil {
-		t.byID = map[[32]byte]int{}
-	}
-	t.all++
-	t.byID[id]++
-	return true
-}
-
-func (t *tunnels) leave(id [32]byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.all--
-	if t.byID[id]--; t.byID[id] == 0 {
-		delete(t.byID, id)
-	}
-}
-
-func (t *tunnels) count() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.all
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/secretstack/secretstack"
@@ -286,7 +287,7 @@ func TestTunnelsAreLimited(t *testing.T) {
 		t.Errorf("bob's third is refused with %q", got)
 	}
 	wantRecv(t, use(carol), "x")
-	if got := refused(t, use(carol)); got != "too many tunnels are open" {
+	if got := refused(t, use(carol)); got != "too many tunnels are open" { // bob has no more than she would
 		t.Errorf("carol's second is refused with %q", got)
 	}
 	if err := first.Close(t.Context()); err != nil {
@@ -581,5 +582,73 @@ func TestTunnelsEndWhenAnEndGoesAway(t *testing.T) {
 		<-filled
 		alice.Abort(nil)
 		eventually(t, "no tunnel", func() bool { return w.room.Tunnels() == 0 })
+	})
+}
+
+// TestTunnelsMakeRoomForOthers: peers with few tunnels are served though others have taken all there are.
+func TestTunnelsMakeRoomForOthers(t *testing.T) {
+	w := newWorld(t, room.Config{MaxTunnels: 3})
+	w.announced(t, "alice", target(echo))
+	bob := w.guest(t, "bob")
+	var tunnels []*stream
+	for range 3 {
+		s := open(t, bob, ref(t, "alice"))
+		if err := s.Send(t.Context(), []byte("x")); err != nil {
+			t.Error(err)
+		}
+		wantRecv(t, s, "x")
+		tunnels = append(tunnels, s)
+	}
+	carols := open(t, w.guest(t, "carol"), ref(t, "alice"))
+	if err := carols.Send(t.Context(), []byte("y")); err != nil {
+		t.Error(err)
+	}
+	wantRecv(t, carols, "y")
+	if got := refused(t, tunnels[0]); got != "the tunnel had to make room for others" {
+		t.Errorf("bob is told %q", got)
+	}
+	eventually(t, "three tunnels", func() bool { return w.room.Tunnels() == 3 })
+}
+
+func TestIdleTunnelsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, room.Config{TunnelIdle: 5 * time.Minute})
+		w.announced(t, "alice", target(func(ctx context.Context, arg argument, s *stream) error {
+			if arg["instance"] == "mute" {
+				<-ctx.Done()
+				return nil
+			}
+			return echo(ctx, arg, s)
+		}))
+		bob := w.guest(t, "bob")
+		s := open(t, bob, ref(t, "alice"))
+		for i := range 10 {
+			if i > 0 {
+				time.Sleep(4 * time.Minute)
+			}
+			if err := s.Send(t.Context(), []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			wantRecv(t, s, "x")
+			if t.Failed() {
+				return
+			}
+		}
+		began := time.Now()
+		if got := refused(t, s); got != "nothing has gone through the tunnel for too long" {
+			t.Errorf("bob is told %q", got)
+		}
+		if took := time.Since(began); took < 5*time.Minute || took > 6*time.Minute {
+			t.Errorf("after %v", took)
+		}
+		mute, err := muxrpc.Duplex[[]byte, []byte](t.Context(), bob, "tunnel.connect", argument{"target": ref(t, "alice"), "instance": "mute"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began = time.Now()
+		_ = mute.Send(t.Context(), []byte("hello?"))
+		if got := refused(t, mute); got != "nothing has gone through the tunnel for too long" || time.Since(began) > time.Minute {
+			t.Errorf("bob is told %q after %v", got, time.Since(began))
+		}
 	})
 }

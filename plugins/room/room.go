@@ -40,10 +40,14 @@ type Config struct {
 	// Name and Description are shown to people. Empty: none.
 	Name        string `json:"name"`
 	Description string `json:"description"`
-	// MaxTunnels bounds the tunnels through the room at a time. Zero: 4096.
+	// MaxTunnels bounds the tunnels through the room at a time. When there are as many, those of peers that have opened
+	// many give way to those of peers that have few. Zero: 4096.
 	MaxTunnels int `json:"maxTunnels"`
 	// MaxTunnelsPerPeer bounds the tunnels that one peer has opened at a time. Zero: 64.
 	MaxTunnelsPerPeer int `json:"maxTunnelsPerPeer"`
+	// TunnelIdle is how long a tunnel may be open without a byte either way. Zero: 15 minutes, which is longer than
+	// connections inside are left idle.
+	TunnelIdle time.Duration `json:"-"`
 	// Member says whether a peer is a member, for room.metadata. Nil: nobody is.
 	Member func(key keys.PublicKey) bool `json:"-"`
 }
@@ -54,6 +58,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxTunnelsPerPeer == 0 {
 		c.MaxTunnelsPerPeer = 64
+	}
+	if c.TunnelIdle == 0 {
+		c.TunnelIdle = 15 * time.Minute
 	}
 }
 
