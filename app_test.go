@@ -330,11 +330,11 @@ func TestDuplicateConnectionsAreKept(t *testing.T) {
 	stack := stackOf(t, secretstack.Options{})
 	alice, bob := start(t, stack, quiet(t, "alice")), start(t, stack, quiet(t, "bob"))
 	first, second := connect(t, alice, bob), connect(t, alice, bob)
-	eventually(t, "two connections", func() bool { return len(bob.Peers(alice.ID())) == 2 })
-	if got := alice.Peers(bob.ID()); !slices.Equal(got, []*secretstack.Peer{first, second}) {
+	eventually(t, "two connections", func() bool { return len(bob.PeersOf(alice.ID())) == 2 })
+	if got := alice.PeersOf(bob.ID()); !slices.Equal(got, []*secretstack.Peer{first, second}) {
 		t.Errorf("alice has %v", got)
 	}
-	if len(alice.Peers(alice.ID())) != 0 {
+	if len(alice.PeersOf(alice.ID())) != 0 {
 		t.Error("alice has herself")
 	}
 	if err := first.Close(t.Context()); err != nil {
@@ -376,6 +376,45 @@ func TestTooManyConnectionsAreTurnedAway(t *testing.T) {
 	}
 }
 
+// TestTheOldestOfTooManyConnectionsOfAPeerEnds: one key cannot take all there are, and a peer that comes back can.
+func TestTheOldestOfTooManyConnectionsOfAPeerEnds(t *testing.T) {
+	leakCheck(t)
+	stack := stackOf(t, secretstack.Options{}, testPlugin())
+	cfg := quiet(t, "bob")
+	cfg.MaxPeersPerKey = 3
+	bob, alice := start(t, stack, cfg), start(t, stack, quiet(t, "alice"))
+	carol := connect(t, start(t, stack, quiet(t, "carol")), bob)
+	connect(t, bob, alice) // is not for alice to give up
+	var peers []*secretstack.Peer
+	for i := range 5 {
+		p := connect(t, alice, bob)
+		peers = append(peers, p)
+		if _, err := muxrpc.Call[string](t.Context(), p, "test.hello", "x"); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+	}
+	for i, p := range peers {
+		if i < 3 {
+			<-p.Done()
+		} else if _, err := muxrpc.Call[string](t.Context(), p, "test.hello", "x"); err != nil {
+			t.Errorf("connection %d: %v", i, err)
+		}
+	}
+	if _, err := muxrpc.Call[string](t.Context(), carol, "test.hello", "x"); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "three are left", func() bool { return len(bob.PeersOf(alice.ID())) == 3 })
+	clients := 0
+	for _, p := range bob.PeersOf(alice.ID()) {
+		if p.IsClient() {
+			clients++
+		}
+	}
+	if clients != 1 {
+		t.Error("the connection that bob has made has ended")
+	}
+}
+
 // TestConnectingToOneselfIsAllowed gives two entries under the own id, as in the original.
 func TestConnectingToOneselfIsAllowed(t *testing.T) {
 	app := start(t, stackOf(t, secretstack.Options{}, testPlugin()), quiet(t, "alice"))
@@ -383,7 +422,7 @@ func TestConnectingToOneselfIsAllowed(t *testing.T) {
 	if !p.Key().Equal(app.ID()) {
 		t.Errorf("connected to %s", p.Key())
 	}
-	eventually(t, "both ends", func() bool { return len(app.Peers(app.ID())) == 2 })
+	eventually(t, "both ends", func() bool { return len(app.PeersOf(app.ID())) == 2 })
 	if _, err := muxrpc.Call[string](t.Context(), p, "test.hello", "me"); err != nil {
 		t.Error(err)
 	}
@@ -455,11 +494,16 @@ func TestEventsComeOnceAndInOrder(t *testing.T) {
 // TestFlood is the original's: sources run on every connection, and closing everything is quick and clean.
 func TestFlood(t *testing.T) {
 	leakCheck(t)
+	const flooded = 1000 // numbers over a connection
+	arrived := make(chan string, 6)
 	flood := secretstack.NewPlugin(secretstack.Info{Name: "flood", Permissions: secretstack.Anonymous("numbers")},
 		func(_ context.Context, s *secretstack.Setup) error {
 			s.OnConnect(func(p *secretstack.Peer) {
 				s.Go(func(ctx context.Context) {
-					for range muxrpc.Source[int](ctx, p, "flood.numbers") {
+					for i := range muxrpc.Source[int](ctx, p, "flood.numbers") {
+						if i == flooded {
+							arrived <- p.App().ID().Short()
+						}
 					}
 				})
 			})
@@ -477,10 +521,22 @@ func TestFlood(t *testing.T) {
 			connect(t, from, to)
 		}
 	}
-	time.Sleep(50 * time.Millisecond)
+	count := map[string]int{}
+	for range 6 { // each app from the two others
+		count[<-arrived]++
+	}
+	for _, app := range apps {
+		if n := count[app.ID().Short()]; n != 2 {
+			t.Errorf("%s was flooded by %d others", app.ID().Short(), n)
+		}
+	}
 	var closing sync.WaitGroup
 	for _, app := range apps {
-		closing.Go(func() { _ = app.Close(expired()) })
+		closing.Go(func() {
+			if err := app.Close(expired()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 	closing.Wait()
 }

@@ -78,7 +78,7 @@ func TestAuthHooksGivePermissions(t *testing.T) {
 	}
 	// Alice has given bob nothing: her own methods are those of everybody.
 	eventually(t, "bob has two peers", func() bool { return len(bob.Peers()) == 2 })
-	back := bob.Peers(alice.ID())[0]
+	back := bob.PeersOf(alice.ID())[0]
 	if _, err := muxrpc.Call[string](t.Context(), back, "test.hello"); err != nil {
 		t.Error(err)
 	}

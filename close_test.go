@@ -355,7 +355,7 @@ func TestWartGonePeersLeaveNoEntry(t *testing.T) {
 		t.Error(err)
 	}
 	eventually(t, "none left", func() bool {
-		return alice.Peers() == nil && alice.Peers(bob.ID()) == nil
+		return alice.Peers() == nil && alice.PeersOf(bob.ID()) == nil
 	})
 }
 

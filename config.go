@@ -25,8 +25,12 @@ const globalKey = "global"
 // DefaultInactivity is how long a connection without a byte either way is kept unless the configuration says otherwise.
 const DefaultInactivity = 10 * time.Minute
 
-// DefaultMaxPeers is how many connections an app has open before it turns others away.
-const DefaultMaxPeers = 16384
+const (
+	// DefaultMaxPeers is how many connections an app has open before it turns others away.
+	DefaultMaxPeers = 16384
+	// DefaultMaxPeersPerKey is how many of them have the same key.
+	DefaultMaxPeersPerKey = 16
+)
 
 // Config says who an app is, where it listens and within what limits. The zero value starts an app with a new identity
 // on the public network, listening on a free port of every interface.
@@ -62,6 +66,10 @@ type Config struct {
 	// MaxPeers is how many connections may be open before those who connect to us are turned away. Zero: DefaultMaxPeers.
 	// Negative: any number.
 	MaxPeers int
+	// MaxPeersPerKey is how many of them may have the same key; one more that comes in ends the oldest of those that
+	// came in, which a peer that has lost its connections may still have. The app's own key is exempt. Zero:
+	// DefaultMaxPeersPerKey. Negative: any number.
+	MaxPeersPerKey int
 	// Limits bound every session; each field documents its zero value. CloseTimeout is also the grace of [App.Close].
 	Limits muxrpc.Limits
 	// Logger gets what went wrong and why. Nil: slog.Default().
@@ -250,6 +258,7 @@ type resolved struct {
 	handshake  time.Duration // 0: multiserver's default
 	maxPending int
 	maxPeers   int
+	maxPerKey  int
 	limits     muxrpc.Limits
 	log        *slog.Logger
 	settings   *settings
@@ -261,16 +270,11 @@ func (c *Config) resolve(defaults Settings, entries []entry) (*resolved, error) 
 		return nil, err
 	}
 	s.hide(entries)
-	r := &resolved{dir: c.Dir, maxPending: c.MaxPending, maxPeers: c.MaxPeers, limits: c.Limits, log: c.Logger, settings: s}
+	r := &resolved{dir: c.Dir, maxPending: c.MaxPending, maxPeers: bound(c.MaxPeers, DefaultMaxPeers), limits: c.Limits, log: c.Logger, settings: s}
 	if r.log == nil {
 		r.log = slog.Default()
 	}
-	switch {
-	case r.maxPeers == 0:
-		r.maxPeers = DefaultMaxPeers
-	case r.maxPeers < 0:
-		r.maxPeers = math.MaxInt
-	}
+	r.maxPerKey = bound(c.MaxPeersPerKey, DefaultMaxPeersPerKey)
 	if r.dir == "" {
 		r.dir, _ = s.global["path"].(string)
 	}
@@ -286,6 +290,17 @@ func (c *Config) resolve(defaults Settings, entries []entry) (*resolved, error) 
 	r.inactivity = c.resolveInactivity(s)
 	r.handshake = c.resolveHandshake(s)
 	return r, nil
+}
+
+// bound returns a limit: zero stands for a default, and negative for none.
+func bound(limit, byDefault int) int {
+	switch {
+	case limit == 0:
+		return byDefault
+	case limit < 0:
+		return math.MaxInt
+	}
+	return limit
 }
 
 func (c *Config) resolveIdentity(s *settings, dir string) (*keys.Identity, error) {

@@ -97,7 +97,11 @@ func (a *App) admit(conn *multiserver.Conn, isClient bool) (*Peer, error) {
 		Logger:      slog.New(&peerLog{a.log.Handler(), p}),
 	})
 	l.watch()
-	for _, f := range a.enter(p) {
+	onConnect, surplus := a.enter(p)
+	if surplus != nil {
+		surplus.Abort(ErrReplaced)
+	}
+	for _, f := range onConnect {
 		f(p)
 	}
 	l.ready.Done()
@@ -116,8 +120,8 @@ func (a *App) begin() bool {
 	return true
 }
 
-// enter puts the peer into the table and returns who wants to know about it.
-func (a *App) enter(p *Peer) []func(*Peer) {
+// enter puts the peer into the table. It returns who wants to know about it, and the peer that must go for it, if any.
+func (a *App) enter(p *Peer) (onConnect []func(*Peer), surplus *Peer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	key := p.Key().Array()
@@ -125,7 +129,29 @@ func (a *App) enter(p *Peer) []func(*Peer) {
 	if a.state != running {
 		go p.Abort(ErrClosed) // Close has made its round already
 	}
-	return a.onConnect
+	if !p.isClient && !p.Key().Equal(a.ID()) {
+		surplus = oldestOver(a.cfg.maxPerKey, a.peers[key])
+	}
+	return a.onConnect, surplus
+}
+
+// oldestOver returns the first peer that has dialled us when there are more than limit, those aside that are on their
+// way out.
+func oldestOver(limit int, peers []*Peer) (oldest *Peer) {
+	for _, p := range peers {
+		if p.replaced {
+			continue
+		}
+		limit--
+		if oldest == nil && !p.isClient {
+			oldest = p
+		}
+	}
+	if limit >= 0 {
+		return nil
+	}
+	oldest.replaced = true
+	return oldest
 }
 
 // ended follows the end of a session.
@@ -160,19 +186,20 @@ func (a *App) remove(p *Peer) []func(*Peer) {
 	return a.onDisconnect
 }
 
-// Peers returns the connections that are open, or those with any of the given keys. Several may have the same key; of
-// these the oldest comes first.
-func (a *App) Peers(of ...keys.PublicKey) []*Peer {
+// Peers returns the connections that are open. Several may be to the same key; of these the oldest comes first.
+func (a *App) Peers() []*Peer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var peers []*Peer
-	for _, key := range of {
-		peers = append(peers, a.peers[key.Array()]...)
-	}
-	if len(of) == 0 {
-		for _, same := range a.peers {
-			peers = append(peers, same...)
-		}
+	for _, same := range a.peers {
+		peers = append(peers, same...)
 	}
 	return peers
+}
+
+// PeersOf returns the connections to a key that are open, the oldest first.
+func (a *App) PeersOf(key keys.PublicKey) []*Peer {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.peers[key.Array()])
 }

@@ -16,6 +16,9 @@ import (
 // ErrInactive ends a connection over which no byte has gone for the time of [Config.Inactivity].
 var ErrInactive = errors.New("secretstack: the connection was idle for too long")
 
+// ErrReplaced ends the oldest connection of a peer that has made too many: see [Config.MaxPeersPerKey].
+var ErrReplaced = errors.New("secretstack: the peer has made other connections")
+
 // Peer is one connection to another app: a muxrpc session with the key that the other side has proved. There may be
 // several with the same key. Give it to the functions of package muxrpc to call the other side's methods.
 type Peer struct {
@@ -24,6 +27,7 @@ type Peer struct {
 	app      *App
 	conn     *multiserver.Conn // nil: the app itself
 	isClient bool
+	replaced bool // guarded by App.mu: it had to go for another with its key
 }
 
 // PeerFrom returns who has called the method whose handler was given ctx. It is nil where nobody has: in hooks that the
