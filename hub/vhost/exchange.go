@@ -92,31 +92,35 @@ func (x *exchange) fail(err error) {
 
 // RoundTrip sends the request that the proxy has made to the courier, and reads the response's header.
 func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
-	courier, err := x.find()
-	if err != nil {
-		return nil, err
-	}
-	if err := x.takeBody(); err != nil {
-		return nil, err
+	var courier Courier
+	if x.isSmall() {
+		ctx, cancel := x.dialContext()
+		defer cancel()
+		var err error
+		if courier, err = x.find(ctx); err != nil { // before anybody waits for a body
+			return nil, err
+		}
+		if err := x.takeBody(); err != nil {
+			return nil, err
+		}
 	}
 	res, first := x.attempt(out, courier, false)
 	if first == nil || !x.mayRepeat(out, first) {
 		return res, first
 	}
-	if courier, err = x.find(); err != nil {
-		return nil, first
-	}
-	res, err = x.attempt(out, courier, true)
+	res, err := x.attempt(out, nil, true)
 	if x.link == nil { // there was no second connection: the first failure is what happened
 		return nil, first
 	}
 	return res, err
 }
 
+func (x *exchange) dialContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(x.in.Context(), x.h.cfg.DialTimeout)
+}
+
 // find asks for the courier.
-func (x *exchange) find() (Courier, error) {
-	ctx, cancel := context.WithTimeout(x.in.Context(), x.h.cfg.DialTimeout)
-	defer cancel()
+func (x *exchange) find(ctx context.Context) (Courier, error) {
 	courier, err := x.h.cfg.Directory.Courier(ctx, x.id)
 	if err != nil {
 		return nil, x.cause(err)
@@ -127,13 +131,16 @@ func (x *exchange) find() (Courier, error) {
 	return courier, nil
 }
 
-// takeBody reads a small body before a connection is taken. A visitor that waits for 100 Continue waits for the courier's.
-func (x *exchange) takeBody() error {
+// isSmall reports whether the body is read before a connection is taken. A visitor that waits for 100 Continue waits for
+// the courier's.
+func (x *exchange) isSmall() bool {
 	n := x.in.ContentLength
-	if x.body == nil || n < 0 || n > x.h.cfg.ReplayBody || expectsContinue(x.in) {
-		return nil
-	}
-	x.small = make([]byte, n)
+	return x.body != nil && n >= 0 && n <= x.h.cfg.ReplayBody && !expectsContinue(x.in)
+}
+
+// takeBody reads a small body.
+func (x *exchange) takeBody() error {
+	x.small = make([]byte, x.in.ContentLength)
 	if _, err := io.ReadFull(x.body, x.small); err != nil {
 		if isVisitors(x.body.err) {
 			return x.body.err
@@ -161,8 +168,8 @@ func expectsContinue(r *http.Request) bool {
 // streams reports whether the body goes to the courier while it comes from the visitor.
 func (x *exchange) streams() bool { return x.body != nil && !x.taken }
 
-// attempt sends the request over one connection and reads the response's header. After an error nothing of the attempt is
-// left, and link is nil when there was no connection.
+// attempt sends the request over one connection and reads the response's header. The courier is looked for unless it has
+// been found. After an error nothing of the attempt is left, and link is nil when there was no connection.
 func (x *exchange) attempt(out *http.Request, courier Courier, again bool) (*http.Response, error) {
 	x.link = nil
 	c, err := x.dial(courier)
@@ -184,8 +191,14 @@ func (x *exchange) attempt(out *http.Request, courier Courier, again bool) (*htt
 }
 
 func (x *exchange) dial(courier Courier) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(x.in.Context(), x.h.cfg.DialTimeout)
+	ctx, cancel := x.dialContext()
 	defer cancel()
+	if courier == nil {
+		var err error
+		if courier, err = x.find(ctx); err != nil {
+			return nil, err
+		}
+	}
 	c, err := courier.Dial(ctx)
 	if err != nil {
 		return nil, x.cause(err)

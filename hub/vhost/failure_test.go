@@ -444,7 +444,7 @@ func TestARequestIsRepeatedOnceWhenThatIsSafe(t *testing.T) {
 		{"a small PUT", strings.Replace(smallPost, "POST", "PUT", 1), dies, serves, 200},
 		{"a POST with a key that makes it idempotent", strings.Replace(smallPost, "\r\n\r\n", "\r\nIdempotency-Key: k\r\n\r\n", 1), dies, serves, 200},
 		{"not a POST", smallPost, dies, nil, 502},
-		{"not a PUT whose body has gone", strings.Replace(chunkedPost, "POST", "PUT", 1) + "0\r\n\r\n", dies, nil, 502},
+		{"not a PUT whose body has gone", strings.Replace(chunkedPost, "POST", "PUT", 1) + "0\r\n\r\n", func(s *wire) { s.request(); _ = s.c.Close() }, nil, 502},
 		{"not twice", get, dies, dies, 502},
 		{"a GET that was not heard", get, says408, serves, 200},
 		{"a POST that was not heard", smallPost, says408, serves, 200},

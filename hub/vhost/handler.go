@@ -38,10 +38,14 @@ type Directory interface {
 
 // Config says for whom a [Handler] answers, and within which bounds. The zero value of each bound stands for its default.
 type Config struct {
-	Domain    string    // couriers are at <id>.<Domain>. Required
+	Domain    string    // couriers are at <id>.<Domain>. Required, unless IDFrom is set
 	Directory Directory // Required
 
-	// Next answers requests whose host is not <id>.<Domain>. nil: 404, and 400 for a request without a host.
+	// IDFrom tells whose host a request is for, for a hub that has no domain. It must not find ids where a visitor's own
+	// choice of host could have put them. nil: the host must be exactly <id>.<Domain>, in any case, with or without a port.
+	IDFrom func(*http.Request) (secrez.ID, bool)
+
+	// Next answers requests for nobody's host. nil: 404, and 400 for a request without a host.
 	Next http.Handler
 
 	// TrustedProxies are the proxies in front of the hub whose X-Forwarded-For and X-Forwarded-Proto are believed. From
@@ -57,7 +61,7 @@ type Config struct {
 	// second time, and a visitor that sends it slowly keeps nobody waiting. 0: 16 KiB; negative: none is.
 	ReplayBody int64
 
-	DialTimeout     time.Duration // to find the courier, and to get a connection; 0: 15 s each
+	DialTimeout     time.Duration // to find the courier and to get a connection; 0: 15 s
 	SendTimeout     time.Duration // for the courier to take the next bytes; 0: 30 s
 	ExpectTimeout   time.Duration // for a courier to say 100 Continue before the body is sent anyway; 0: 1 s
 	ResponseTimeout time.Duration // from the end of the request to the end of the response's header; 0: 60 s
@@ -97,7 +101,7 @@ type Handler struct {
 
 // NewHandler makes a handler. Its error is [ErrConfig].
 func NewHandler(cfg Config) (*Handler, error) {
-	if cfg.Domain == "" || cfg.Directory == nil {
+	if cfg.Domain == "" && cfg.IDFrom == nil || cfg.Directory == nil {
 		return nil, fmt.Errorf("%w: a handler needs a domain and a directory", ErrConfig)
 	}
 	cfg = cfg.withDefaults()
@@ -146,7 +150,9 @@ func (h *Handler) Active() int { return h.load.active() }
 // of TrustedProxies: then X-Forwarded-For begins with the last address in it that is not such a proxy, and X-Forwarded-Proto
 // is kept when it is http or https. The Host header stays as it is.
 //
-// The ResponseWriter must be net/http's, or unwrap to it, for deadlines and upgrades to work.
+// The ResponseWriter must be net/http's, or unwrap to it, for deadlines and upgrades to work. A response that breaks off is
+// reported to the server with a panic of [http.ErrAbortHandler], as the standard library's proxy does: whatever recovers
+// from panics in between must let that one pass.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id, ok := h.ID(r)
 	if !ok && h.cfg.Next != nil {

@@ -89,6 +89,20 @@ func TestTheHostDecides(t *testing.T) {
 	})
 }
 
+func TestAHubWithoutADomainFindsIdsItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		local := func(r *http.Request) (secrez.ID, bool) { return secrez.IDFromHost(r.Host, "localhost") }
+		w := newWorld(t, Config{IDFrom: local}, PoolConfig{})
+		s, v := w.socket(), w.visitor()
+		v.send("GET / HTTP/1.1\r\nHost: 7y-6ro-3z.localhost:8433\r\n\r\n")
+		s.request()
+		s.reply("ok")
+		v.response()
+		v.get("/")
+		v.answer(404)
+	})
+}
+
 func TestHeadersForOneHopStayThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Config{}, PoolConfig{})
