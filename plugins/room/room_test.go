@@ -317,7 +317,7 @@ func TestDefectC5PresenceEndsOncePerSession(t *testing.T) {
 		}
 	}
 	first.Abort(nil)
-	eventually(t, "bob is connected once", func() bool { return len(w.portal.Peers(app.ID())) == 1 })
+	eventually(t, "bob is connected once", func() bool { return len(w.portal.PeersOf(app.ID())) == 1 })
 	if got := w.room.Attendants(); !slices.Contains(got, app.ID().Ref()) {
 		t.Error("bob has left with one of two sessions")
 	}

@@ -341,7 +341,7 @@ func (a *Attendant) connected(key keys.PublicKey) *secretstack.Peer {
 		}
 	}
 	a.mu.Unlock()
-	for _, p := range a.app.Peers(key) {
+	for _, p := range a.app.PeersOf(key) {
 		if !strings.HasPrefix(p.Address(), name+":") {
 			return p
 		}

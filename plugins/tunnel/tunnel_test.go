@@ -260,8 +260,8 @@ func TestTunnelsEndWithTheConnectionToThePortal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "connected", func() bool { return len(alice.Peers(carol.ID())) == 1 })
-	portal.Peers(alice.ID())[0].Abort(nil)
+	eventually(t, "connected", func() bool { return len(alice.PeersOf(carol.ID())) == 1 })
+	portal.PeersOf(alice.ID())[0].Abort(nil)
 	<-p.Done()
 	if p.Err() == nil {
 		t.Error("the connection has ended as if that were in order")
@@ -536,9 +536,9 @@ func TestTunnelsThatWeDidNotAskForAreRefused(t *testing.T) {
 		want string
 	}{
 		"not a room":    {stranger, []any{argument{"target": ref(t, "alice"), "origin": ref(t, "bob")}}, "could not connect to " + ref(t, "alice")},
-		"not for us":    {portal.Peers(alice.ID())[0], []any{argument{"target": ref(t, "bob"), "origin": ref(t, "bob")}}, "could not connect to " + ref(t, "bob")},
-		"from nobody":   {portal.Peers(alice.ID())[0], []any{argument{"target": ref(t, "alice")}}, "could not connect to " + ref(t, "alice")},
-		"from rubbish":  {portal.Peers(alice.ID())[0], []any{argument{"target": ref(t, "alice"), "origin": "bob"}}, "could not connect to " + ref(t, "alice")},
+		"not for us":    {portal.PeersOf(alice.ID())[0], []any{argument{"target": ref(t, "bob"), "origin": ref(t, "bob")}}, "could not connect to " + ref(t, "bob")},
+		"from nobody":   {portal.PeersOf(alice.ID())[0], []any{argument{"target": ref(t, "alice")}}, "could not connect to " + ref(t, "alice")},
+		"from rubbish":  {portal.PeersOf(alice.ID())[0], []any{argument{"target": ref(t, "alice"), "origin": "bob"}}, "could not connect to " + ref(t, "alice")},
 		"long rubbish":  {stranger, []any{argument{"target": strings.Repeat("x", 1000)}}, "could not connect to " + strings.Repeat("x", 100)},
 		"too long":      {stranger, []any{argument{"instance": strings.Repeat("x", 4<<10)}}, "the request is too long"},
 		"null":          {stranger, []any{nil}, "opts *must* be provided"},
@@ -568,7 +568,7 @@ func TestALieAboutTheOriginShows(t *testing.T) {
 	connect(t, alice, portal)
 	inRoom(t, portal, alice)
 	// The portal opens a tunnel by itself and says that bob is behind it.
-	s, err := muxrpc.Duplex[[]byte, []byte](t.Context(), portal.Peers(alice.ID())[0], "tunnel.connect",
+	s, err := muxrpc.Duplex[[]byte, []byte](t.Context(), portal.PeersOf(alice.ID())[0], "tunnel.connect",
 		map[string]any{"target": ref(t, "alice"), "origin": ref(t, "bob")})
 	if err != nil {
 		t.Fatal(err)
@@ -644,7 +644,7 @@ func TestPortalsAreConnectedToAndStayConnected(t *testing.T) {
 			if got := r.Attendants(); !slices.Equal(got, []string{ref(t, "alice")}) {
 				t.Fatalf("attendants %v", got)
 			}
-			if n := len(alice.Peers(portal.ID())); n != 1 {
+			if n := len(alice.PeersOf(portal.ID())); n != 1 {
 				t.Errorf("%d connections to the portal", n)
 			}
 			time.Sleep(3 * time.Hour) // the connection is kept in use
