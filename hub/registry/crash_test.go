@@ -88,9 +88,7 @@ func (childTB) Fatal(args ...any) { fmt.Fprintln(os.Stderr, args...); os.Exit(ch
 // startChild runs a registry in a process of its own.
 func startChild(t *testing.T, dir string, first uint64) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), childDir+"="+dir, childFirst+"="+strconv.FormatUint(first, 10))
-	cmd.Stderr = os.Stderr
+	cmd := childCommand(t, dir, first)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -99,6 +97,30 @@ func startChild(t *testing.T, dir string, first uint64) (*exec.Cmd, *bufio.Scann
 		t.Fatal(err)
 	}
 	return cmd, bufio.NewScanner(out)
+}
+
+func childCommand(t *testing.T, dir string, first uint64) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), childDir+"="+dir, childFirst+"="+strconv.FormatUint(first, 10))
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// noteLine takes in what a child says.
+func noteLine(t *testing.T, line string, acknowledged map[uint64]secrez.ID) uint64 {
+	t.Helper()
+	if line == "open" {
+		return 0
+	}
+	number, text, _ := strings.Cut(line, " ")
+	n, err := strconv.ParseUint(number, 10, 64)
+	id, idErr := secrez.ParseID(text)
+	if err != nil || idErr != nil {
+		t.Fatalf("the child says %q", line)
+	}
+	acknowledged[n] = id
+	return n
 }
 
 // The original kept its rows in a file that nobody synced. Here an id that was told to somebody survives a process that is
@@ -119,17 +141,7 @@ func TestEveryAcknowledgedIDSurvivesKills(t *testing.T) {
 			early = time.AfterFunc(time.Duration(rand.IntN(250))*time.Millisecond, func() { _ = cmd.Process.Kill() })
 		}
 		for lines.Scan() {
-			if lines.Text() == "open" {
-				continue
-			}
-			number, text, _ := strings.Cut(lines.Text(), " ")
-			n, err := strconv.ParseUint(number, 10, 64)
-			id, idErr := secrez.ParseID(text)
-			if err != nil || idErr != nil {
-				t.Fatalf("the child says %q", lines.Text())
-			}
-			acknowledged[n] = id
-			next = max(next, n+1)
+			next = max(next, noteLine(t, lines.Text(), acknowledged)+1)
 			if limit--; limit == 0 {
 				_ = cmd.Process.Kill() // what it has said already is read on
 			}
