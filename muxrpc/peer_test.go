@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,7 +21,8 @@ type rawPeer struct {
 	t    testing.TB
 	conn net.Conn
 	r    *packetstream.Reader
-	seen bool // a packet was read
+	seen bool        // a packet was read
+	over atomic.Bool // the test has ended: what fails now does not matter
 }
 
 // raw returns a session with the given options and the raw peer that it is connected to.
@@ -28,12 +30,14 @@ func raw(t testing.TB, opts muxrpc.Options) (*muxrpc.Session, *rawPeer) {
 	t.Helper()
 	a, b := muxrpctest.Conns()
 	s := muxrpc.New(context.Background(), a, opts)
+	peer := &rawPeer{t: t, conn: b, r: packetstream.NewReader(b, 1<<30)}
 	t.Cleanup(func() {
+		peer.over.Store(true)
 		_ = b.Close()
 		s.Abort(nil)
 		_ = s.Close(context.Background())
 	})
-	return s, &rawPeer{t: t, conn: b, r: packetstream.NewReader(b, 1<<30)}
+	return s, peer
 }
 
 // write sends bytes given in hex, with spaces, and any text after a quote as it is.
@@ -46,7 +50,7 @@ func (p *rawPeer) write(head string, body string) {
 
 func (p *rawPeer) writeBytes(b []byte) {
 	p.t.Helper()
-	if _, err := p.conn.Write(b); err != nil {
+	if _, err := p.conn.Write(b); err != nil && !p.over.Load() {
 		p.t.Fatalf("raw peer: %v", err)
 	}
 }
@@ -108,6 +112,9 @@ func (p *rawPeer) read() (head, body string, err error) {
 func (p *rawPeer) want(head, body string) {
 	p.t.Helper()
 	gotHead, gotBody, err := p.read()
+	if p.over.Load() {
+		return
+	}
 	if err != nil {
 		p.t.Fatalf("want %s %s, got %v", head, body, err)
 	}
