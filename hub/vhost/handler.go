@@ -134,9 +134,11 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// ID tells whose host a request is for. It reports false unless that is exactly <id>.<Domain>, in any case, with or
-// without a port.
+// ID tells whose host a request is for. It reports false for nobody's.
 func (h *Handler) ID(r *http.Request) (secrez.ID, bool) {
+	if h.cfg.IDFrom != nil {
+		return h.cfg.IDFrom(r)
+	}
 	return secrez.IDFromHost(r.Host, h.cfg.Domain)
 }
 
