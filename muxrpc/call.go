@@ -46,10 +46,11 @@ func Call[R any](ctx context.Context, c Caller, name string, args ...any) (R, er
 func (s *Session) call(ctx context.Context, request func(dst []byte) ([]byte, error)) (Value, error) {
 	scratch := newScratch()
 	defer scratch.free()
-	body, err := request(scratch.buf.AvailableBuffer())
+	body, err := request(scratch.req[:0])
 	if err != nil {
 		return Value{}, err
 	}
+	scratch.req = body
 	c := make(call, 1)
 	s.mu.Lock()
 	if err := s.awaitOutbox(ctx, len(body)); err != nil {
@@ -99,10 +100,11 @@ func (s *Session) awaitOutbox(ctx context.Context, n int) error {
 func (s *Session) open(ctx context.Context, t CallType, name string, args []any) (*stream, error) {
 	scratch := newScratch()
 	defer scratch.free()
-	body, err := appendRequest(scratch.buf.AvailableBuffer(), name, t, args)
+	body, err := appendRequest(scratch.req[:0], name, t, args)
 	if err != nil {
 		return nil, err
 	}
+	scratch.req = body
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.awaitOutbox(ctx, len(body)); err != nil {
@@ -196,8 +198,8 @@ func (w *Writer[T]) Send(ctx context.Context, item T) error { return w.st.send(c
 // Close says that there are no more items, and waits for the peer's result: nil, or the error it answered.
 func (w *Writer[T]) Close(ctx context.Context) error { return w.st.close(ctx) }
 
-// Abort ends the stream with an error, of which the peer is told what an error of a handler would tell it. It does
-// nothing once the stream has ended.
+// Abort ends the stream with an error, of which the peer is told what an error of a handler would tell it. Once the
+// stream has ended it tells nothing.
 func (w *Writer[T]) Abort(err error) { w.st.cancelled(err) }
 
 // Stream is one end of a duplex: it receives In and sends Out. Its two halves may be used at the same time, and Send by
@@ -245,6 +247,6 @@ func (s *Stream[In, Out]) CloseSend() error {
 // dropped. It returns the peer's error if the peer ended with one. Closing again is harmless.
 func (s *Stream[In, Out]) Close(ctx context.Context) error { return s.st.close(ctx) }
 
-// Abort ends the stream with an error, of which the peer is told what an error of a handler would tell it. It does
-// nothing once the stream has ended.
+// Abort ends the stream with an error, of which the peer is told what an error of a handler would tell it, and drops
+// what was not received. Once the stream has ended it tells nothing.
 func (s *Stream[In, Out]) Abort(err error) { s.st.cancelled(err) }

@@ -84,10 +84,11 @@ func (v Value) asJSON() json.RawMessage {
 	return appendBufferJSON(nil, v.Bytes)
 }
 
-// scratch is memory to encode a value in before it is queued.
+// scratch is memory to encode a value or a request in before it is queued.
 type scratch struct {
 	buf bytes.Buffer
 	enc *json.Encoder
+	req []byte
 }
 
 var scratches = sync.Pool{New: func() any {
@@ -103,7 +104,7 @@ const maxScratch = 64 << 10
 func newScratch() *scratch { return scratches.Get().(*scratch) }
 
 func (s *scratch) free() {
-	if s.buf.Cap() <= maxScratch {
+	if s.buf.Cap() <= maxScratch && cap(s.req) <= maxScratch {
 		s.buf.Reset()
 		scratches.Put(s)
 	}

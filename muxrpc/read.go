@@ -202,9 +202,12 @@ func (s *Session) pause(limit time.Duration) time.Duration {
 	return time.Since(start)
 }
 
-// endSlow ends a stream whose reader fell behind, both ways. Called with mu held.
+// endSlow ends a stream whose reader fell behind, both ways. Called with mu held, which it gives up while it logs.
 func (s *Session) endSlow(st *stream) {
-	s.log.Warn("muxrpc: reader too slow, stream ended", "type", st.typ, "id", st.id, "held", st.held)
+	held := st.held
 	st.recvErr = ErrSlowReader // even if the end has come: what is dropped now came before it
 	st.abort(ErrSlowReader)
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	s.log.Warn("muxrpc: reader too slow, stream ended", "type", st.typ, "id", st.id, "held", held)
 }

@@ -20,9 +20,8 @@ type inbound struct {
 	id   int32 // of the request
 	size int   // of the request in bytes
 	m    *method
-	st   *stream            // nil for async and sync calls
-	ctx  context.Context    // of the handler
-	end  context.CancelFunc // of ctx; nil for async and sync calls
+	st   *stream         // nil for async and sync calls
+	ctx  context.Context // of the handler
 }
 
 // run serves the call.
@@ -193,8 +192,6 @@ func (s *Session) handleStreamRequest(id int32, kind Kind) {
 
 // admitStream starts a stream unless too many are open.
 func (s *Session) admitStream(in *inbound) error {
-	ctx, cancel := context.WithCancelCause(s.ctx)
-	in.ctx, in.end = ctx, func() { cancel(context.Canceled) }
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -206,7 +203,7 @@ func (s *Session) admitStream(in *inbound) error {
 	s.serving++
 	s.arguments += in.size
 	in.st = s.newStream(-in.id, in.Type)
-	in.st.cancel = cancel
+	in.ctx, in.st.cancel = context.WithCancelCause(s.ctx)
 	if in.st.reads() {
 		in.Stream = &Stream[Value, any]{in.st}
 	}
@@ -236,7 +233,7 @@ func (in *inbound) serveStream() {
 
 // streamServed ends a stream whose handler is done, unless it has ended already.
 func (in *inbound) streamServed(err error) {
-	in.end()
+	in.st.cancel(context.Canceled)
 	s := in.s
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -371,6 +371,7 @@ func (s *Session) newStream(id int32, t CallType) *stream {
 	st := &stream{s: s, id: id, typ: t}
 	if st.reads() {
 		st.window = s.ownWindow()
+		st.step = min(releaseStep, st.window/2)
 		st.granted = uint64(st.window)
 		s.credit.reserved += st.window
 	} else {

@@ -11,7 +11,8 @@ import (
 	"github.com/secretstack/secretstack/packetstream"
 )
 
-// releaseStep is how many bytes a reader takes before it tells the session, so that it need not lock for each item.
+// releaseStep is how many bytes a reader takes before it tells the session, so that it need not lock for each item. It
+// is less while the window is small, for a release may let the peer send more.
 const releaseStep = 32 << 10
 
 // stream is one end of a source, sink or duplex call.
@@ -48,6 +49,7 @@ type stream struct {
 	// Owned by the reader.
 	batch  queue         // taken from arrived
 	taken  int           // cost of what was popped and not released
+	step   int           // how much of that is worth a release
 	popped atomic.Uint32 // items so far; read by the timer too
 }
 
@@ -131,7 +133,7 @@ func (st *stream) next(ctx context.Context) (v Value, owned bool, err error) {
 	v, owned = st.batch.pop()
 	st.taken += packetCost(len(v.Bytes))
 	st.popped.Add(1)
-	if st.taken >= releaseStep {
+	if st.taken >= st.step {
 		st.s.mu.Lock()
 		st.release()
 		st.s.mu.Unlock()
@@ -177,7 +179,7 @@ func (st *stream) release() {
 	if n == 0 {
 		return
 	}
-	st.taken = 0
+	st.taken, st.step = 0, min(releaseStep, st.window/2)
 	st.consumed += uint64(n)
 	st.free(min(n, st.held)) // nothing is held any more once the stream is deaf
 	st.s.grant(st)
