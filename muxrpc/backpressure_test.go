@@ -98,7 +98,7 @@ func TestCallsGoOnBesideAStreamThatEndedForSlowness(t *testing.T) {
 func TestSlowReaderThatKeepsUpWithinTheGraceLosesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, peer := raw(t, muxrpc.Options{Limits: muxrpc.Limits{StreamBuffer: 64 << 10, SlowReaderGrace: 5 * time.Second}})
-		const items = 500
+		const items = 2000 // a hundred seconds of reading, nearly all of them with a full buffer
 		go func() {
 			_, _, _ = peer.read()
 			for i := range items {

@@ -119,6 +119,21 @@ func TestErrorEndIsEchoedAndGivenToTheHandler(t *testing.T) {
 	}
 }
 
+func TestErrorOfAnEndKeepsWhatThePeerSent(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, peer := raw(t, muxrpc.Options{})
+		w, err := muxrpc.Sink[int](t.Context(), s, "sink")
+		must(t, err)
+		peer.end(-1, `{"message":"away","code":7}`)
+		peer.request(-9, `{"message":"what comes after it must not show"}`)
+		synctest.Wait()
+		err = w.Close(t.Context())
+		if e, ok := errors.AsType[*muxrpc.RemoteError](err); !ok || string(e.Value) != `{"message":"away","code":7}` {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
 func TestLongErrorEndIsAnsweredBriefly(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		_, peer := raw(t, muxrpc.Options{Mux: endless(t, make(chan handled, 1))})

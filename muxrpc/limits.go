@@ -19,7 +19,8 @@ type Limits struct {
 	// MaxHandlers is how many async and sync calls of the peer are served at once. For one more, reading from the peer
 	// pauses for at most SlowReaderGrace; then it is refused with ErrTooManyCalls. Zero means 256.
 	MaxHandlers int
-	// SlowReaderGrace is how long reading from the peer may pause for the sake of one slow reader. Zero means 5 s.
+	// SlowReaderGrace is how long reading from the peer may pause, in all, for a slow reader to take half of StreamBuffer,
+	// or for half of MaxHandlers to be done. Zero means 5 s.
 	SlowReaderGrace time.Duration
 	// WriteTimeout is how long the peer may take nothing of what is sent to it before the session ends. Zero means 30 s.
 	WriteTimeout time.Duration

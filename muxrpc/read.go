@@ -141,8 +141,8 @@ func (s *Session) handleItem(st *stream, v Value) {
 }
 
 // awaitRoom waits until there is room for an item of st, and reports whether anybody still wants it. While it waits
-// nothing is read, so the peer is held back; but a stream whose reader makes the session wait for longer than
-// SlowReaderGrace in all, since it last was half empty, is ended. Called with mu held. See docs/PROTOCOL.md §5.1.
+// nothing is read, so the peer is held back; but a stream whose reader makes the session wait for SlowReaderGrace in all
+// before it has taken half of its buffer is ended. Called with mu held. See docs/PROTOCOL.md §5.1.
 func (s *Session) awaitRoom(st *stream) bool {
 	for {
 		full := s.fullStream(st)

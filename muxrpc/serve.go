@@ -87,7 +87,7 @@ func noMethod(t CallType, path []string) error {
 }
 
 // admitCall starts a call when there is a place among those being served. When all are taken it waits, and nothing is
-// read meanwhile, but for no longer than SlowReaderGrace until half of the places are free again.
+// read meanwhile, but for no longer than SlowReaderGrace in all before half as many calls as there are places are done.
 func (s *Session) admitCall(in *inbound) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,8 +150,9 @@ func (in *inbound) callServed() {
 	defer s.mu.Unlock()
 	s.handlers--
 	s.arguments -= in.size
-	if s.handlers < (s.limits.MaxHandlers+1)/2 {
-		s.callsStalled = 0
+	s.callsServed++
+	if s.handlers == 0 || s.callsServed >= (s.limits.MaxHandlers+1)/2 {
+		s.callsStalled, s.callsServed = 0, 0
 	}
 	s.room.broadcast()
 	s.idle.broadcast()

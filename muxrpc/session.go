@@ -58,7 +58,8 @@ type state struct {
 	handlers     int           // async and sync calls of the peer being served
 	serving      int           // streams of the peer whose handler has not returned
 	arguments    int           // bytes of the requests of both
-	callsStalled time.Duration // how long reading from the peer has paused for want of handlers
+	callsStalled time.Duration // how long reading from the peer has paused for want of handlers…
+	callsServed  int           // …since half of MaxHandlers calls were served; how many were since
 
 	closing  bool  // Close was called: no new calls
 	ended    bool  // no calls at all; the goodbye is on its way
@@ -308,10 +309,7 @@ func (s *Session) forget(st *stream) {
 	if st.remote() {
 		table, id = s.theirs, -st.id
 	}
-	st.stopTimer()
-	if st.stop != nil {
-		st.stop()
-	}
+	st.unwatch()
 	if table[id] != st {
 		return
 	}

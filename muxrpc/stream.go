@@ -41,7 +41,8 @@ type stream struct {
 	granted    uint64
 	window     int
 	grantDirty bool
-	stalled    time.Duration // how long reading from the peer has paused for this stream since it last had room
+	stalled    time.Duration // how long reading from the peer has paused for this stream…
+	progress   int           // …since its reader took half of StreamBuffer, or all there was; what it took since
 
 	changed signal      // guarded by s.mu: anything above changed
 	timer   *time.Timer // guarded by s.mu: ends the wait for an end that may never come
@@ -189,8 +190,9 @@ func (st *stream) release() {
 func (st *stream) free(n int) {
 	st.held -= n
 	st.s.buffered -= n
-	if st.held < st.s.limits.StreamBuffer/2 {
-		st.stalled = 0
+	st.progress += n
+	if st.held == 0 || st.progress >= st.s.limits.StreamBuffer/2 {
+		st.stalled, st.progress = 0, 0
 	}
 	if st.held == 0 {
 		delete(st.s.unread, st)
@@ -228,7 +230,7 @@ func (st *stream) sendEndError(err, forSenders error) {
 	st.sendEnd(KindJSON, appendWireError(nil, message), forSenders)
 }
 
-// endErrorOf returns the error of an end packet, or io.EOF if it is an orderly end.
+// endErrorOf returns the error of an end packet, or io.EOF if it is an orderly end. It keeps nothing of v.
 func endErrorOf(v Value) error {
 	if v.Kind == KindJSON {
 		switch string(bytes.TrimSpace(v.Bytes)) {
@@ -236,7 +238,7 @@ func endErrorOf(v Value) error {
 			return io.EOF
 		}
 	}
-	return parseRemoteError(v)
+	return parseRemoteError(Value{v.Kind, v.keep(false)})
 }
 
 // longestEcho is the longest end error that is sent back as it came.
@@ -320,6 +322,14 @@ func (st *stream) stopTimer() {
 	if st.timer != nil {
 		st.timer.Stop()
 		st.timer = nil
+	}
+}
+
+// unwatch stops waiting for anything that could end the stream. Called with s.mu held.
+func (st *stream) unwatch() {
+	st.stopTimer()
+	if st.stop != nil {
+		st.stop()
 	}
 }
 
@@ -419,6 +429,6 @@ func (st *stream) sessionEnded(err error) {
 	if st.recvErr == nil {
 		st.recvErr = err
 	}
-	st.stopTimer()
+	st.unwatch()
 	st.changed.broadcast()
 }
