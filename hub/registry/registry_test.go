@@ -724,3 +724,64 @@ func TestOpenSaysWhatIsMissing(t *testing.T) {
 		}
 	}
 }
+
+// Another node, or a write that was given up as lost, may extend the log behind the writer's back. What it says comes first.
+func TestRegistrationsGiveWayToOtherWritersOfTheLog(t *testing.T) {
+	cfg := config(t, t.TempDir())
+	r := open1(t, cfg)
+	n, _ := r.current()
+	const owners = 150
+	theirs := map[uint64]secrez.ID{}
+	other := func(owner uint64) { // another node gives the same key another id
+		for {
+			last, _ := r.dir.position()
+			if r.dir.keyed(identity(t, owner).Public().Array()) != nil {
+				return
+			}
+			d := deed{key: identity(t, owner).Public().Array(), id: secrez.NewID(), sequence: 1}
+			d.evidence.Statement = native(t, identity(t, owner)).Statement
+			_, err := n.appendLog(t.Context(), appendDeed(newGroup(r.dir.last()), &d), last)
+			if err == nil {
+				theirs[owner] = d.id
+				return
+			}
+			if !errors.Is(err, errMoved) {
+				t.Fatal(err)
+			}
+		}
+	}
+	ours := make([]secrez.ID, owners)
+	var wg sync.WaitGroup
+	for part := range 4 {
+		wg.Go(func() {
+			for i := part; i < owners; i += 4 {
+				rec, err := r.Register(t.Context(), native(t, identity(t, uint64(i))))
+				if err != nil {
+					t.Error(err)
+				}
+				ours[i] = rec.ID
+			}
+		})
+	}
+	for i := range uint64(owners) {
+		other(owners - 1 - i)
+	}
+	wg.Wait()
+	check := func(r *Registry) {
+		t.Helper()
+		for i, id := range ours {
+			if want := theirs[uint64(i)]; !want.IsZero() && want != id {
+				t.Errorf("owner %d got %v, and %v from the other", i, id, want)
+			}
+			if rec, _ := r.LookupKey(identity(t, uint64(i)).Public()); rec.ID != id {
+				t.Errorf("owner %d got %v and has %v", i, id, rec.ID)
+			}
+		}
+	}
+	check(r)
+	if len(theirs) == 0 {
+		t.Error("the other never wrote")
+	}
+	closed(t, r)
+	check(open1(t, cfg))
+}
