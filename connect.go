@@ -163,16 +163,23 @@ func (a *App) ended(l *link) {
 	for _, f := range a.remove(p) {
 		f(p)
 	}
-	level := slog.LevelDebug
-	if reason := p.Err(); reason != nil && !errors.Is(reason, ErrClosed) && !errors.Is(reason, ErrInactive) {
-		level = slog.LevelInfo // something that the peer did, or that went wrong
-	}
-	a.log.Log(a.life, level, "secretstack: disconnected", "peer", p.Key().Short(), "reason", p.Err())
+	a.logEnd(p)
 	_ = p.Close(a.life) // waits for its handlers, whose contexts have ended
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.open--
 	a.signal()
+}
+
+// logEnd says why a connection has ended. What we have ended ourselves, or is in order, is of interest to few.
+func (a *App) logEnd(p *Peer) {
+	err, level := p.Err(), slog.LevelInfo
+	for _, ours := range []error{nil, ErrClosed, ErrInactive, ErrReplaced, muxrpc.ErrSessionClosed} {
+		if errors.Is(err, ours) {
+			level = slog.LevelDebug
+		}
+	}
+	a.log.Log(a.life, level, "secretstack: disconnected", "peer", p.Key().Short(), "reason", err)
 }
 
 func (a *App) remove(p *Peer) []func(*Peer) {

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -39,6 +40,7 @@ type room struct {
 	peer    *secretstack.Peer
 	name    string                // set before it is in Attendant.rooms
 	present map[[32]byte]presence // guarded by Attendant.mu: the other attendants
+	tunnels int                   // guarded by Attendant.mu: that it has open to us
 	left    bool                  // guarded by Attendant.mu: the connection has ended
 	warn    sync.Once             // that there are more than are kept track of
 }
@@ -164,10 +166,7 @@ type attendantsEvent struct {
 }
 
 func (a *Attendant) followAttendants(ctx context.Context, r *room) error {
-	for e, err := range muxrpc.Source[attendantsEvent](ctx, r.peer, "room.attendants") {
-		if err != nil {
-			return err
-		}
+	return follow(ctx, r.peer, "room.attendants", func(e attendantsEvent) {
 		switch e.Type {
 		case "state":
 			a.replace(r, e.IDs)
@@ -176,19 +175,34 @@ func (a *Attendant) followAttendants(ctx context.Context, r *room) error {
 		case "left":
 			a.update(r, e.ID, false)
 		}
+	})
+}
+
+func (a *Attendant) followEndpoints(ctx context.Context, r *room) error {
+	return follow(ctx, r.peer, "tunnel.endpoints", func(ids []string) { a.replace(r, ids) })
+}
+
+// follow takes the items of a source, if they are not longer than those of an honest room can be: what is decoded takes
+// much more memory than what was sent.
+func follow[T any](ctx context.Context, p *secretstack.Peer, method string, take func(T)) error {
+	const longestItem = 64<<10 + 60*maxAttendants
+	for raw, err := range muxrpc.Source[json.RawMessage](ctx, p, method) {
+		if err != nil {
+			return err
+		}
+		if len(raw) > longestItem {
+			return errLongItem
+		}
+		var item T
+		if err := json.Unmarshal(raw, &item); err != nil {
+			return err
+		}
+		take(item)
 	}
 	return nil
 }
 
-func (a *Attendant) followEndpoints(ctx context.Context, r *room) error {
-	for ids, err := range muxrpc.Source[[]string](ctx, r.peer, "tunnel.endpoints") {
-		if err != nil {
-			return err
-		}
-		a.replace(r, ids)
-	}
-	return nil
-}
+var errLongItem = errors.New("tunnel: the room says more than a room can have to say")
 
 // replace takes over who is in a room.
 func (a *Attendant) replace(r *room, ids []string) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -141,13 +142,17 @@ func (a *Attendant) accepting(next muxrpc.Handler) muxrpc.Handler {
 		if err != nil {
 			return nil, err
 		}
-		origin, err := a.check(secretstack.PeerFrom(ctx), request)
+		r, origin, err := a.check(secretstack.PeerFrom(ctx), request)
 		if err != nil && next != nil {
 			return next(ctx, call)
 		}
 		if err != nil {
 			return nil, err
 		}
+		if !a.addTunnel(r) {
+			return nil, muxrpc.Errorf("too many tunnels are open")
+		}
+		defer a.endTunnel(r)
 		return nil, a.accept(ctx, call, origin)
 	}
 }
@@ -165,27 +170,50 @@ func readRequest(args muxrpc.Args) (*connectRequest, error) {
 	return request, err
 }
 
-// check returns who wants to come through, if the caller is a room that we are in, and means us.
-func (a *Attendant) check(caller *secretstack.Peer, request *connectRequest) (origin keys.PublicKey, err error) {
+// check returns who wants to come through, and through which room, if the caller is one that we are in, and means us.
+func (a *Attendant) check(caller *secretstack.Peer, request *connectRequest) (*room, keys.PublicKey, error) {
 	if request == nil {
-		return origin, muxrpc.Errorf("opts *must* be provided")
+		return nil, keys.PublicKey{}, muxrpc.Errorf("opts *must* be provided")
 	}
-	origin, err = keys.ParsePublicKey(request.Origin)
-	if err != nil || request.Target != a.app.ID().Ref() || !a.isRoom(caller) {
-		return origin, couldNotConnect(request.Target)
+	origin, err := keys.ParsePublicKey(request.Origin)
+	r := a.roomOf(caller)
+	if err != nil || request.Target != a.app.ID().Ref() || r == nil {
+		return nil, keys.PublicKey{}, couldNotConnect(request.Target)
 	}
-	return origin, nil
+	return r, origin, nil
 }
 
-func (a *Attendant) isRoom(p *secretstack.Peer) bool {
+// roomOf returns the room at the other end of a connection, or nil. Another connection with the same key is not enough:
+// one that came through a tunnel must not bring tunnels itself.
+func (a *Attendant) roomOf(p *secretstack.Peer) *room {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, r := range a.rooms {
-		if r.peer.Key().Equal(p.Key()) {
-			return true
-		}
+	i := slices.IndexFunc(a.rooms, func(r *room) bool { return r.peer == p })
+	if i < 0 {
+		return nil
 	}
-	return false
+	return a.rooms[i]
+}
+
+// addTunnel counts a tunnel that a room opens to us, unless it has too many.
+func (a *Attendant) addTunnel(r *room) bool {
+	limit := a.maxTunnels
+	if !r.peer.IsClient() {
+		limit = min(limit, maxTunnelsUnasked)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r.tunnels >= limit {
+		return false
+	}
+	r.tunnels++
+	return true
+}
+
+func (a *Attendant) endTunnel(r *room) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r.tunnels--
 }
 
 func couldNotConnect(target string) error {

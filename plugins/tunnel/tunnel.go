@@ -26,7 +26,16 @@ type Config struct {
 	// Portals are the addresses of rooms to which the app stays connected, so that it can be reached through them.
 	// Empty: none.
 	Portals []string `json:"portals"`
+	// MaxTunnels is how many tunnels a room that the app has connected to may have open to it. One that has connected to
+	// the app may have 16, or fewer if this is less. Zero: 256.
+	MaxTunnels int `json:"maxTunnels"`
 }
+
+const (
+	defaultMaxTunnels = 256
+	// maxTunnelsUnasked is the limit for rooms that we have not chosen: anybody may say that it is one.
+	maxTunnelsUnasked = 16
+)
 
 // Plugin makes an app an attendant of rooms. Other plugins find its [Attendant] with [secretstack.Find].
 func Plugin(cfg Config) secretstack.Plugin {
@@ -48,6 +57,8 @@ type Attendant struct {
 	setup    *secretstack.Setup
 	portals  map[[32]byte]string // addresses of rooms, by key; set by Init
 	incoming chan *conn          // tunnels that rooms have opened to us
+
+	maxTunnels int // set by Init
 
 	mu      sync.Mutex
 	rooms   []*room       // one for each connection to a room
@@ -86,6 +97,9 @@ func initTunnel(s *secretstack.Setup, cfg Config) error {
 		portals:  map[[32]byte]string{},
 		incoming: make(chan *conn),
 		changed:  make(chan struct{}),
+	}
+	if a.maxTunnels = cfg.MaxTunnels; a.maxTunnels == 0 {
+		a.maxTunnels = defaultMaxTunnels
 	}
 	if err := a.addPortals(cfg.Portals); err != nil {
 		return err

@@ -765,3 +765,91 @@ func TestRoomsCannotFillTheMemoryOfAttendants(t *testing.T) {
 		})
 	}
 }
+
+// TestRoomsMayHaveSoManyTunnelsOpen: each is a connection with budgets of its own, over one that somebody else has made.
+func TestRoomsMayHaveSoManyTunnelsOpen(t *testing.T) {
+	for name, test := range map[string]struct {
+		cfg       tunnel.Config
+		weDialled bool
+		want      int
+	}{
+		"that we have chosen": {tunnel.Config{MaxTunnels: 20}, true, 20},
+		"that has chosen us":  {tunnel.Config{}, false, 16},
+		"that may have few":   {tunnel.Config{MaxTunnels: 2}, false, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			portal := w.app(t, "portal", room.Plugin(room.Config{}))
+			alice := w.app(t, "alice", tunnel.Plugin(test.cfg))
+			if test.weDialled {
+				connect(t, alice, portal)
+			} else {
+				connect(t, portal, alice)
+			}
+			inRoom(t, portal, alice)
+			link := portal.PeersOf(alice.ID())[0]
+			var streams []*muxrpc.Stream[[]byte, []byte]
+			for range test.want + 1 {
+				s, err := muxrpc.Duplex[[]byte, []byte](t.Context(), link, "tunnel.connect", map[string]any{"target": ref(t, "alice"), "origin": ref(t, "bob")})
+				if err != nil {
+					t.Fatal(err)
+				}
+				streams = append(streams, s)
+			}
+			refused := 0
+			for _, s := range streams {
+				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+				_, err := s.Recv(ctx)
+				cancel()
+				if remote, ok := errors.AsType[*muxrpc.RemoteError](err); ok && remote.Message == "too many tunnels are open" {
+					refused++
+				}
+			}
+			if refused != 1 {
+				t.Errorf("%d of %d are refused", refused, len(streams))
+			}
+		})
+	}
+}
+
+// TestTunnelsDoNotComeThroughTunnels: a room is known by its connection; its key at the end of a tunnel is not enough.
+func TestTunnelsDoNotComeThroughTunnels(t *testing.T) {
+	w := newWorld()
+	portal := w.app(t, "portal", room.Plugin(room.Config{}))
+	met := make(chan *secretstack.Peer, 1)
+	alice := w.app(t, "alice", tunnel.Plugin(tunnel.Config{}), greeter(met))
+	connect(t, alice, portal)
+	inRoom(t, portal, alice)
+	s, err := muxrpc.Duplex[[]byte, []byte](t.Context(), portal.PeersOf(alice.ID())[0], "tunnel.connect",
+		map[string]any{"target": ref(t, "alice"), "origin": ref(t, "portal")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner := muxrpc.New(t.Context(), handshake(t, s, identity(t, "portal"), alice.ID()), muxrpc.Options{})
+	defer inner.Abort(nil)
+	if p := <-met; !p.Key().Equal(portal.ID()) {
+		t.Fatalf("alice takes the other side for %s", p.Key())
+	}
+	nested, err := muxrpc.Duplex[[]byte, []byte](t.Context(), inner, "tunnel.connect", map[string]any{"target": ref(t, "alice"), "origin": ref(t, "bob")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = nested.Recv(t.Context())
+	wantErr(t, err, "could not connect to "+ref(t, "alice"))
+}
+
+// TestRoomsThatSayTooMuchAreNotFollowed: what is short on the wire may be long in memory.
+func TestRoomsThatSayTooMuchAreNotFollowed(t *testing.T) {
+	w := newWorld()
+	ended := make(chan struct{})
+	flood := func(context.Context, muxrpc.None) iter.Seq2[any, error] {
+		return func(yield func(any, error) bool) {
+			defer close(ended)
+			for yield(map[string]any{"type": "state", "ids": make([]string, 1<<20)}, nil) {
+			}
+		}
+	}
+	portal := w.app(t, "portal", answers(map[string]any{"room.metadata": true, "room.attendants": flood}))
+	connect(t, w.app(t, "alice", tunnel.Plugin(tunnel.Config{})), portal)
+	<-ended
+}
