@@ -23,8 +23,8 @@
 // Each answer is a JSON object, {"status_code":N,"message":"…"}. Nothing in it comes from the courier's connection.
 //
 // A request whose connection fails before a byte of the response has arrived is sent once more, over another connection,
-// when that cannot do it twice: the method is idempotent, or nothing was sent, or the courier says that it had not heard a
-// request (a 408 that closes the connection); and when its body is still at hand.
+// when that cannot do it twice: the method is idempotent, or nothing was sent; and when its body is still at hand. So is one
+// of which the courier says, with a 408 that closes the connection, that it heard no request; and that several times.
 //
 // # Couriers
 //

@@ -12,6 +12,11 @@ import (
 	"github.com/secretstack/secretstack/secrez"
 )
 
+// mostUnheard is how often a courier may say that it heard no request before that is what the visitor hears. The sockets of
+// a tunnel client are as old as each other, so a node server behind it gives up on all of them at the same moment, and each
+// of them says so to whoever uses it just then.
+const mostUnheard = defaultSockets
+
 // An exchange is one request and its response. It is the proxy's RoundTripper, for this request alone.
 type exchange struct {
 	h       *Handler
@@ -104,15 +109,17 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	res, first := x.attempt(out, courier, false)
-	if first == nil || !x.mayRepeat(out, first) {
-		return res, first
+	var last error
+	for tries := 1; ; tries++ {
+		res, err := x.attempt(out, courier, tries)
+		if err != nil && x.link == nil && last != nil {
+			return nil, last // there was no other connection: the failure of this one is what happened
+		}
+		if err == nil || !x.mayRepeat(out, err, tries) {
+			return res, err
+		}
+		courier, last = nil, err
 	}
-	res, err := x.attempt(out, nil, true)
-	if x.link == nil { // there was no second connection: the first failure is what happened
-		return nil, first
-	}
-	return res, err
 }
 
 func (x *exchange) dialContext() (context.Context, context.CancelFunc) {
@@ -149,7 +156,7 @@ func (x *exchange) takeBody() error {
 	}
 	x.taken = true
 	if !x.body.done.Load() { // most bodies say so with their last bytes
-		if _, err := x.body.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := x.body.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			return errVisitorBroke
 		}
 	}
@@ -170,7 +177,7 @@ func (x *exchange) streams() bool { return x.body != nil && !x.taken }
 
 // attempt sends the request over one connection and reads the response's header. The courier is looked for unless it has
 // been found. After an error nothing of the attempt is left, and link is nil when there was no connection.
-func (x *exchange) attempt(out *http.Request, courier Courier, again bool) (*http.Response, error) {
+func (x *exchange) attempt(out *http.Request, courier Courier, tries int) (*http.Response, error) {
 	x.link = nil
 	c, err := x.dial(courier)
 	if err != nil {
@@ -179,7 +186,7 @@ func (x *exchange) attempt(out *http.Request, courier Courier, again bool) (*htt
 	l := newLink(x, c)
 	x.link = l
 	res, err := l.exchange(out)
-	if err == nil && res.StatusCode == http.StatusRequestTimeout && res.Close && !again && x.replayable() {
+	if err == nil && tries <= mostUnheard && res.StatusCode == http.StatusRequestTimeout && res.Close && x.replayable() {
 		err = errUnheard
 	}
 	if err != nil {
@@ -218,15 +225,17 @@ func (x *exchange) cause(err error) error {
 func (x *exchange) replayable() bool { return x.body == nil || x.taken || !x.body.begun.Load() }
 
 // mayRepeat reports whether the request may be sent once more, without the risk that the courier does it twice.
-func (x *exchange) mayRepeat(out *http.Request, err error) bool {
+func (x *exchange) mayRepeat(out *http.Request, err error, tries int) bool {
 	if x.in.Context().Err() != nil || !x.replayable() {
 		return false
 	}
 	switch {
-	case errors.Is(err, errUnsent), errors.Is(err, errUnheard):
+	case errors.Is(err, errUnheard):
 		return true
+	case errors.Is(err, errUnsent):
+		return tries == 1
 	case errors.Is(err, errSilentEnd):
-		return idempotent(out)
+		return tries == 1 && idempotent(out)
 	}
 	return false
 }

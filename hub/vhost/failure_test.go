@@ -448,7 +448,6 @@ func TestARequestIsRepeatedOnceWhenThatIsSafe(t *testing.T) {
 		{"not twice", get, dies, dies, 502},
 		{"a GET that was not heard", get, says408, serves, 200},
 		{"a POST that was not heard", smallPost, says408, serves, 200},
-		{"a 408 that comes again is passed on", get, says408, says408, 408},
 		{"a PUT that waits for 100 Continue", strings.Replace(postHead, "POST", "PUT", 1) + "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n", dies,
 			func(s *wire) { s.block(); s.send("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n") }, 201},
 		{"not what was answered in part", get, func(s *wire) { s.block(); s.send("H"); _ = s.c.Close() }, nil, 502},
@@ -472,6 +471,29 @@ func TestARequestIsRepeatedOnceWhenThatIsSafe(t *testing.T) {
 			})
 		})
 	}
+	t.Run("or more often when it is not heard", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newStreamWorld(t, Config{}, StreamsConfig{})
+			v := w.visitor()
+			v.send(smallPost)
+			for range mostUnheard {
+				says408(w.stream())
+			}
+			s := w.stream()
+			serves(s)
+			if res := v.response(); res.StatusCode != 200 {
+				t.Errorf("got %d", res.StatusCode)
+			}
+			v.send(smallPost)
+			says408(s)
+			for range mostUnheard {
+				says408(w.stream())
+			}
+			if res := v.response(); res.StatusCode != 408 {
+				t.Errorf("got %d: it insists", res.StatusCode)
+			}
+		})
+	})
 	t.Run("a POST of which nothing could be sent", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			gate, opened := newMemListener(), 0

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -109,7 +108,8 @@ func NewHandler(cfg Config) (*Handler, error) {
 	h.load = gauge{most: cfg.MaxRequests, now: map[secrez.ID]int{}}
 	h.proxy = httputil.ReverseProxy{
 		BufferPool: &h.buffers,
-		ErrorLog:   log.New(io.Discard, "", 0), // its lines quote what peers send; failures are logged by kind
+		// Its lines quote what peers send. Failures are logged by kind, in fail.
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
 	return h, nil
 }

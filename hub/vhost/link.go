@@ -149,7 +149,7 @@ func (l *link) sendBody(out *http.Request) error {
 				return err
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return w.end(l.x.in.Trailer)
 		}
 		if err != nil {
@@ -384,11 +384,11 @@ func (b *responseBody) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	n, err := b.src.Read(p)
-	switch err {
-	case nil:
+	switch {
+	case err == nil:
 		return n, nil
-	case io.EOF:
-		b.err = err
+	case errors.Is(err, io.EOF):
+		b.err = io.EOF
 		b.link.finish(b.reuse)
 	default:
 		b.err = errBroke

@@ -366,11 +366,11 @@ func TestVisitorsMaySpeakHTTP2(t *testing.T) {
 	client := h2Hub(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/die":
-			panic(http.ErrAbortHandler)
+			panic(http.ErrAbortHandler) //nolint:forbidigo // net/http's way to break off
 		case "/half":
 			_, _ = io.WriteString(w, "half")
 			_ = http.NewResponseController(w).Flush()
-			panic(http.ErrAbortHandler)
+			panic(http.ErrAbortHandler) //nolint:forbidigo // net/http's way to break off
 		case "/stream":
 			_ = http.NewResponseController(w).EnableFullDuplex()
 			buf := make([]byte, 100)
@@ -521,7 +521,7 @@ func TestManyVisitorsAndACourierThatKeepsFailing(t *testing.T) {
 		n := count
 		mu.Unlock()
 		if n%7 == 0 {
-			panic(http.ErrAbortHandler)
+			panic(http.ErrAbortHandler) //nolint:forbidigo // net/http's way to break off
 		}
 		if n%5 == 0 {
 			w.Header().Set("Connection", "close")

@@ -1,6 +1,7 @@
 package vhost
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -99,7 +100,7 @@ func (e *end) Read(p []byte) (int, error) {
 			e.count.Add(int64(n))
 			return n, err
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			e.pair.ended()
 		}
 		if !isTimeout(err) || e.pair.rest(time.Now()) <= 0 {

@@ -103,7 +103,7 @@ func (v *visitor) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	v.hijacked = true
-	early, err := brw.Reader.Peek(brw.Reader.Buffered())
+	early, err := brw.Peek(brw.Reader.Buffered())
 	if err != nil {
 		early = nil // cannot be: they are there
 	}
@@ -154,8 +154,8 @@ func (b *visitorBody) Read(p []byte) (int, error) {
 	switch {
 	case err == nil:
 		return n, nil
-	case err == io.EOF:
-		b.err = err
+	case errors.Is(err, io.EOF):
+		b.err = io.EOF
 		b.done.Store(true)
 	case isTimeout(err):
 		b.err = errVisitorSlow

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -16,8 +17,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"log"
 
 	"github.com/secretstack/secretstack/secrez"
 )
@@ -90,7 +89,7 @@ func (w *world) serve(cfg Config, c Courier) {
 func serveHub(t *testing.T, l net.Listener, h http.Handler) {
 	t.Helper()
 	var complaints lockedBuffer
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, ErrorLog: log.New(&complaints, "", 0)}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.NewTextHandler(&complaints, nil), slog.LevelError)}
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = srv.Serve(l) })
 	t.Cleanup(func() {
