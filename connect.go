@@ -33,7 +33,7 @@ func (a *App) Connect(ctx context.Context, address string) (*Peer, error) {
 	switch {
 	case err == nil:
 		return a.admit(conn, true)
-	case errors.Is(err, multiserver.ErrServerClosed), context.Cause(ctx) == ErrClosed:
+	case errors.Is(err, multiserver.ErrServerClosed), errors.Is(context.Cause(ctx), ErrClosed):
 		return nil, ErrClosed
 	}
 	return nil, dialError(err)
