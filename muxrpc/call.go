@@ -42,27 +42,12 @@ func Call[R any](ctx context.Context, c Caller, name string, args ...any) (R, er
 	return result, nil
 }
 
-// call makes an async call with the body that request appends.
+// call makes an async call with the body that request appends, and waits for its answer.
 func (s *Session) call(ctx context.Context, request func(dst []byte) ([]byte, error)) (Value, error) {
-	scratch := newScratch()
-	defer scratch.free()
-	body, err := request(scratch.req[:0])
+	id, c, err := s.ask(ctx, request)
 	if err != nil {
 		return Value{}, err
 	}
-	scratch.req = body
-	c := make(call, 1)
-	s.mu.Lock()
-	if err := s.awaitOutbox(ctx, len(body)); err != nil {
-		s.mu.Unlock()
-		return Value{}, err
-	}
-	id := s.newID()
-	s.calls = put(s.calls, id, c)
-	s.out.put(packetstream.Header{Type: KindJSON, ID: id}, body)
-	s.flushSoon()
-	s.mu.Unlock()
-
 	select {
 	case a := <-c:
 		return a.value, a.err
@@ -73,6 +58,27 @@ func (s *Session) call(ctx context.Context, request func(dst []byte) ([]byte, er
 		s.idle.broadcast()
 		return Value{}, ctx.Err()
 	}
+}
+
+// ask sends the request of an async call.
+func (s *Session) ask(ctx context.Context, request func(dst []byte) ([]byte, error)) (int32, call, error) {
+	scratch := newScratch()
+	defer scratch.free()
+	body, err := request(scratch.req[:0])
+	if err != nil {
+		return 0, nil, err
+	}
+	scratch.req = body
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.awaitOutbox(ctx, len(body)); err != nil {
+		return 0, nil, err
+	}
+	id, c := s.newID(), make(call, 1)
+	s.calls = put(s.calls, id, c)
+	s.out.put(packetstream.Header{Type: KindJSON, ID: id}, body)
+	s.flushSoon()
+	return id, c, nil
 }
 
 // awaitOutbox waits until a call with a body of n bytes can be made. Called with mu held.

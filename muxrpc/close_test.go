@@ -329,11 +329,14 @@ func TestPacketOverTheLimitEndsTheSessionWithAReason(t *testing.T) {
 	})
 }
 
+// connections are the two kinds of connection, as far as writing is concerned.
+var connections = map[string]func(net.Conn) io.ReadWriteCloser{
+	"connection with deadlines":    func(c net.Conn) io.ReadWriteCloser { return c },
+	"connection without deadlines": func(c net.Conn) io.ReadWriteCloser { return struct{ io.ReadWriteCloser }{c} },
+}
+
 func TestPeerThatTakesNothingLosesTheSession(t *testing.T) {
-	for name, wrap := range map[string]func(net.Conn) io.ReadWriteCloser{
-		"connection with deadlines":    func(c net.Conn) io.ReadWriteCloser { return c },
-		"connection without deadlines": func(c net.Conn) io.ReadWriteCloser { return struct{ io.ReadWriteCloser }{c} },
-	} {
+	for name, wrap := range connections {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				a, b := muxrpctest.Conns()
@@ -364,34 +367,39 @@ func TestPeerThatTakesNothingLosesTheSession(t *testing.T) {
 }
 
 func TestSlowPeerThatTakesSomethingKeepsTheSession(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s, peer := raw(t, muxrpc.Options{Limits: muxrpc.Limits{WriteTimeout: 20 * time.Second}})
-		peer.request(-99, "1") // it knows no windows
-		left := make(chan bool)
-		defer func() { <-left }()
-		go func() {
-			defer close(left)
-			buf := make([]byte, 64<<10)
-			for {
-				time.Sleep(10 * time.Second)
-				if _, err := io.ReadFull(peer.conn, buf); err != nil {
-					return
+	for name, wrap := range connections {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				a, b := muxrpctest.Conns()
+				s := muxrpc.New(context.Background(), wrap(a), muxrpc.Options{Limits: muxrpc.Limits{WriteTimeout: 20 * time.Second}})
+				peer := &rawPeer{t: t, conn: b}
+				peer.request(-99, "1") // it knows no windows
+				left := make(chan bool)
+				go func() {
+					defer close(left)
+					buf := make([]byte, 64<<10)
+					for {
+						time.Sleep(10 * time.Second)
+						if _, err := io.ReadFull(b, buf); err != nil {
+							return
+						}
+					}
+				}()
+				w, err := muxrpc.Sink[[]byte](t.Context(), s, "sink")
+				must(t, err)
+				start := time.Now()
+				for range 10 {
+					must(t, w.Send(t.Context(), make([]byte, 256<<10)))
 				}
-			}
-		}()
-		w, err := muxrpc.Sink[[]byte](t.Context(), s, "sink")
-		must(t, err)
-		chunk := make([]byte, 256<<10)
-		start := time.Now()
-		for range 10 {
-			must(t, w.Send(t.Context(), chunk))
-		}
-		if time.Since(start) < time.Minute {
-			t.Error("it was not slow at all")
-		}
-		s.Abort(nil)
-		<-s.Done()
-	})
+				if time.Since(start) < time.Minute {
+					t.Error("it was not slow at all")
+				}
+				s.Abort(nil)
+				<-s.Done()
+				<-left
+			})
+		})
+	}
 }
 
 func TestClosingFromAHandlerDoesNotHang(t *testing.T) {

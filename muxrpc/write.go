@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-
 	"time"
 
 	"github.com/secretstack/secretstack/packetstream"
@@ -126,7 +125,7 @@ func (s *Session) flush() {
 			s.out.fail()
 			s.idle.broadcast()
 			s.mu.Unlock()
-			s.end(fmt.Errorf("muxrpc: writing: %w", err))
+			s.end(err)
 			s.hangUpNow()
 		}
 	}
@@ -147,7 +146,7 @@ func (s *Session) write(b []byte) error {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				return ErrWriteTimeout
 			}
-			return err
+			return fmt.Errorf("muxrpc: writing: %w", err)
 		}
 		b = b[len(chunk):]
 	}
@@ -163,6 +162,10 @@ type writeDeadliner interface{ SetWriteDeadline(t time.Time) error }
 func (s *Session) armWrite() {
 	timeout := s.limits.WriteTimeout
 	d, ok := s.conn.(writeDeadliner)
+	if !ok && s.writeWatch != nil {
+		s.writeWatch.Reset(timeout)
+		return
+	}
 	if !ok {
 		s.writeWatch = time.AfterFunc(timeout, func() {
 			s.end(ErrWriteTimeout)
