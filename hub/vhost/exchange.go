@@ -73,6 +73,9 @@ func (x *exchange) report() {
 	if x.link != nil && x.link.failed {
 		e.Failed = true
 	}
+	if errors.Is(x.failure, context.Canceled) {
+		e.Status, e.Failed = 0, false
+	}
 	if x.body != nil {
 		e.Received = x.body.read.Load()
 	}

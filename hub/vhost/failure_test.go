@@ -306,6 +306,10 @@ func TestVisitorsThatLeave(t *testing.T) {
 							break // closed: the client opens another one
 						}
 					}
+					synctest.Wait()
+					if seen := w.exchanges(); len(seen) != 1 || seen[0].Failed && seen[0].Status != 400 {
+						t.Errorf("observed %+v", seen)
+					}
 					next := w.socket()
 					other := w.visitor()
 					other.get("/")

@@ -80,7 +80,7 @@ type Config struct {
 // An Exchange is what can be told about one request and its response without looking into them.
 type Exchange struct {
 	ID       secrez.ID
-	Status   int  // what the visitor got; 0 when it left before
+	Status   int  // what the visitor got; 0 when it left before, or the request was canceled
 	Failed   bool // the hub answered in the courier's place, or the response broke off
 	Upgraded bool
 	Received int64 // bytes of the request's body, or from the visitor of an upgraded connection
@@ -152,7 +152,8 @@ func (h *Handler) Active() int { return h.load.active() }
 // of TrustedProxies: then X-Forwarded-For begins with the last address in it that is not such a proxy, and X-Forwarded-Proto
 // is kept when it is http or https. The Host header stays as it is.
 //
-// The ResponseWriter must be net/http's, or unwrap to it, for deadlines and upgrades to work. A response that breaks off is
+// The ResponseWriter must be net/http's, or unwrap to it, for deadlines and upgrades to work. The server's ReadTimeout and
+// WriteTimeout, if any, are replaced by those of the handler; its ReadHeaderTimeout and IdleTimeout are what it needs. A response that breaks off is
 // reported to the server with a panic of [http.ErrAbortHandler], as the standard library's proxy does: whatever recovers
 // from panics in between must let that one pass.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -346,12 +346,17 @@ func TestLargeBodiesPassUnchanged(t *testing.T) {
 }
 
 // h2Hub is a hub that speaks HTTP/2 over TLS.
-func h2Hub(t *testing.T, courier http.Handler) *http.Client {
+func h2Hub(t *testing.T, cfg Config, courier http.Handler) *http.Client {
 	t.Helper()
 	checkLeaks(t)
 	l := newMemListener()
 	serveOn(t, l, courier)
-	srv := httptest.NewUnstartedServer(handlerFor(t, openStreams(t, StreamsConfig{Open: l.dial})))
+	cfg.Domain, cfg.Directory = "hub.test", one{id: testID(t), courier: openStreams(t, StreamsConfig{Open: l.dial})}
+	h, err := NewHandler(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(h)
 	srv.EnableHTTP2 = true
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
@@ -363,7 +368,7 @@ func h2Hub(t *testing.T, courier http.Handler) *http.Client {
 }
 
 func TestVisitorsMaySpeakHTTP2(t *testing.T) {
-	client := h2Hub(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	client := h2Hub(t, Config{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/die":
 			panic(http.ErrAbortHandler) //nolint:forbidigo // net/http's way to break off
@@ -464,7 +469,7 @@ func streamBothWays(t *testing.T, client *http.Client) {
 
 func TestAnHTTP2VisitorThatLeavesFreesTheCourier(t *testing.T) {
 	started, ended := make(chan struct{}), make(chan struct{})
-	client := h2Hub(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	client := h2Hub(t, Config{}, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		close(started)
 		<-r.Context().Done()
 		close(ended)
@@ -484,8 +489,81 @@ func TestAnHTTP2VisitorThatLeavesFreesTheCourier(t *testing.T) {
 	<-ended
 }
 
+func TestABodyThatDoesNotEndOverHTTP2(t *testing.T) {
+	client := h2Hub(t, Config{VisitorTimeout: 200 * time.Millisecond}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/die":
+			if c, _, err := http.NewResponseController(w).Hijack(); err == nil {
+				_ = c.Close()
+			}
+		case "/refuse":
+			_ = http.NewResponseController(w).EnableFullDuplex()
+			w.WriteHeader(http.StatusForbidden)
+			_ = http.NewResponseController(w).Flush()
+		default:
+			_, _ = io.Copy(w, r.Body)
+		}
+	}))
+	for _, c := range []struct {
+		url    string
+		length int64
+		status int
+	}{
+		{"https://" + testHost + "/die", -1, 502},
+		{"https://" + testHost + "/refuse", -1, 403},
+		{"https://" + testHost + "/stall", 100, 408},
+		{"https://" + testHost + "/stall", 1000000, 408},
+		{"https://" + testHost + "/stall", -1, 408},
+		{"https://yb-ndr-fg.hub.test/", -1, 404},
+	} {
+		pr, pw := io.Pipe()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.url, pr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.ContentLength = c.length
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = io.WriteString(pw, "begun") })
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatalf("%s: %v", c.url, err)
+		}
+		if res.StatusCode != c.status {
+			t.Errorf("%s, length %d: %d, want %d", c.url, c.length, res.StatusCode, c.status)
+		}
+		_ = res.Body.Close()
+		_ = pw.Close()
+		_ = pr.Close()
+		wg.Wait()
+	}
+}
+
+func TestAnAnswerArrivesThoughTheBodyIsLarge(t *testing.T) {
+	hub := newTunnelHub(t, Config{MaxBody: 1 << 20}, PoolConfig{Grace: time.Minute})
+	startTunnelClient(t, hub.pool.Port(), 4, localServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close")
+		w.WriteHeader(http.StatusForbidden)
+	})).Listener.Addr().String())
+	for range 3 {
+		for _, c := range []struct {
+			host   string
+			size   int
+			status int
+		}{{"yb-ndr-fg.hub.test", 400 << 10, 404}, {testHost, 2 << 20, 413}, {testHost, 900 << 10, 403}} {
+			res, err := hub.http.Post("http://"+c.host, "", bytes.NewReader(make([]byte, c.size)))
+			if err != nil {
+				t.Fatalf("%d bytes to %s: %v", c.size, c.host, err)
+			}
+			_ = res.Body.Close()
+			if res.StatusCode != c.status {
+				t.Errorf("%d bytes to %s: %d, want %d", c.size, c.host, res.StatusCode, c.status)
+			}
+		}
+	}
+}
+
 func TestInterimResponsesReachHTTP2Visitors(t *testing.T) {
-	client := h2Hub(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	client := h2Hub(t, Config{}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Link", "</a.css>")
 		w.WriteHeader(http.StatusEarlyHints)
 		w.Header().Del("Link")
