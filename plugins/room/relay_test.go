@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/memnet"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/packetstream"
 	"github.com/secretstack/secretstack/plugins/room"
@@ -362,7 +363,7 @@ func TestTunnelsGoToTheLatestSession(t *testing.T) {
 	// Two apps with one key stand for a peer that has come back.
 	w.announced(t, "alice", answer("old"))
 	again := secretstack.New(secretstack.Options{Bare: true})
-	if err := again.Use(answer("new"), memory(w.memNet)); err != nil {
+	if err := again.Use(answer("new"), memnet.Plugin(w.Network)); err != nil {
 		t.Fatal(err)
 	}
 	app := start(t, again, secretstack.Config{
@@ -396,7 +397,7 @@ func TestRecordedRoomOfTheOriginal(t *testing.T) {
 			}
 		})
 	})
-	w := &world{memNet: newMemNet()}
+	w := &world{Network: memnet.New()}
 	w.portal = w.app(t, "Xj7", room.Plugin(room.Config{Name: "My Room", Description: "desc"}), first)
 	portal := w.portal.ID().Ref()
 	links := map[string]*link{"alice": newLink(t, w, "alice"), "bob": newLink(t, w, "bob")}

@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/memnet"
 	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/plugins/room"
 )
@@ -50,14 +52,14 @@ func start(t testing.TB, stack *secretstack.Stack, cfg secretstack.Config) *secr
 
 // world is a network in memory with a portal.
 type world struct {
-	*memNet
+	*memnet.Network
 	portal *secretstack.App
 	room   *room.Room
 }
 
 func newWorld(t testing.TB, cfg room.Config, plugins ...secretstack.Plugin) *world {
 	t.Helper()
-	w := &world{memNet: newMemNet()}
+	w := &world{Network: memnet.New()}
 	w.portal = w.app(t, "portal", append(plugins, room.Plugin(cfg))...)
 	w.room, _ = secretstack.Find[*room.Room](w.portal)
 	return w
@@ -67,7 +69,7 @@ func newWorld(t testing.TB, cfg room.Config, plugins ...secretstack.Plugin) *wor
 func (w *world) app(t testing.TB, name string, plugins ...secretstack.Plugin) *secretstack.App {
 	t.Helper()
 	stack := secretstack.New(secretstack.Options{Bare: true})
-	if err := stack.Use(append(plugins, memory(w.memNet))...); err != nil {
+	if err := stack.Use(append(plugins, memnet.Plugin(w.Network))...); err != nil {
 		t.Fatal(err)
 	}
 	return start(t, stack, secretstack.Config{
@@ -180,7 +182,7 @@ func TestSettingsGoOverTheConfig(t *testing.T) {
 		"room":   map[string]any{"name": "Other"},
 		"memory": map[string]any{"name": "portal"},
 	}})
-	if err := stack.Use(room.Plugin(room.Config{Name: "My Room", Description: "desc"}), memory(newMemNet())); err != nil {
+	if err := stack.Use(room.Plugin(room.Config{Name: "My Room", Description: "desc"}), memnet.Plugin(memnet.New())); err != nil {
 		t.Fatal(err)
 	}
 	app := start(t, stack, secretstack.Config{Identity: identity(t, "portal")})
@@ -452,4 +454,9 @@ func TestPresenceEndsWithTheApp(t *testing.T) {
 	if err := alice.Err(); err != nil && !errors.Is(err, io.EOF) {
 		t.Errorf("alice's connection ended with %v", err)
 	}
+}
+
+// address is the transport part of an app's address.
+func address(app *secretstack.App) multiserver.Part {
+	return multiserver.ParseLoose(app.Address("device"))[0].Transport()
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/secretstack/secretstack/plugins/tunnel"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/memnet"
 )
 
 // streamConn is as much of a net.Conn as the client's side of a handshake needs.
@@ -114,7 +115,7 @@ func (w world) rawApp(t testing.TB, name string, conns chan<- net.Conn) *secrets
 	raw := secretstack.NewPlugin(secretstack.Info{Name: "raw"}, func(_ context.Context, s *secretstack.Setup) error {
 		return s.Transform(rawTransform{conns})
 	})
-	if err := stack.Use(tunnel.Plugin(tunnel.Config{}), raw, memory(w.memNet), secretstack.SHSPlugin()); err != nil {
+	if err := stack.Use(tunnel.Plugin(tunnel.Config{}), raw, memnet.Plugin(w.Network, memnet.RealHandshakes), secretstack.SHSPlugin()); err != nil {
 		t.Fatal(err)
 	}
 	return start(t, stack, secretstack.Config{

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/memnet"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/plugins/room"
@@ -67,14 +68,14 @@ func start(t testing.TB, stack *secretstack.Stack, cfg secretstack.Config) *secr
 }
 
 // world is a network in memory. Inside tunnels its apps use the secret handshake.
-type world struct{ *memNet }
+type world struct{ *memnet.Network }
 
-func newWorld() world { return world{newMemNet()} }
+func newWorld() world { return world{memnet.New()} }
 
 func (w world) app(t testing.TB, name string, plugins ...secretstack.Plugin) *secretstack.App {
 	t.Helper()
 	stack := secretstack.New(secretstack.Options{Bare: true})
-	if err := stack.Use(append(plugins, memory(w.memNet), secretstack.SHSPlugin())...); err != nil {
+	if err := stack.Use(append(plugins, memnet.Plugin(w.Network, memnet.RealHandshakes), secretstack.SHSPlugin())...); err != nil {
 		t.Fatal(err)
 	}
 	return start(t, stack, secretstack.Config{
