@@ -3,7 +3,6 @@ package muxrpc
 import (
 	"context"
 	"fmt"
-	"io"
 	"iter"
 	"reflect"
 
@@ -145,7 +144,7 @@ func receive[T any](ctx context.Context, st *stream) iter.Seq2[T, error] {
 		plain := newPlainDecoder(reflect.TypeFor[T]())
 		for {
 			err := receiveInto(ctx, st, plain, &item)
-			if err == io.EOF || !yield(item, err) || err != nil {
+			if isEnd(err) || !yield(item, err) || err != nil {
 				return
 			}
 		}

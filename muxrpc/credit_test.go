@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -276,11 +277,11 @@ func TestSenderThatWaitsForAWindowHeedsItsContextAndTheStreamsEnd(t *testing.T) 
 		must(t, w.Send(t.Context(), "x"))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := w.Send(ctx, "y"); err != context.DeadlineExceeded {
+		if err := w.Send(ctx, "y"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
 		time.AfterFunc(time.Second, func() { peer.end(-1, "true") })
-		if err := w.Send(t.Context(), "y"); err != io.EOF {
+		if err := w.Send(t.Context(), "y"); !errors.Is(err, io.EOF) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -420,7 +421,7 @@ func TestHelloThatComesLateAppliesToOpenStreams(t *testing.T) {
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if err := w.Send(ctx, []byte("x")); err != context.DeadlineExceeded {
+		if err := w.Send(ctx, []byte("x")); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("went on: %v", err)
 		}
 		peer.extension(fmt.Sprintf(`{"secretstack":{"grant":[[-1,%d]]}}`, 100<<10+1))

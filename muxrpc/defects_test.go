@@ -458,7 +458,7 @@ func TestWartNoStackTravels(t *testing.T) {
 	// JavaScript sends stack traces, which hold paths, with every error.
 	bubble(t, func(t *testing.T) {
 		mux := muxrpc.NewMux()
-		must(t, muxrpc.HandleAsync(mux, "panic", func(context.Context, muxrpc.None) (int, error) { panic("x") }))
+		must(t, muxrpc.HandleAsync(mux, "panic", func(context.Context, muxrpc.None) (int, error) { panic("x") })) //nolint:forbidigo // what is tested
 		_, peer := raw(t, muxrpc.Options{Mux: mux, Permissions: muxrpc.Permissions{Deny: []string{"deny"}}})
 		for i, name := range []string{"panic", "deny", "nope"} {
 			peer.request(int32(i+1), `{"name":["`+name+`"],"args":[]}`)
@@ -520,7 +520,7 @@ func TestWartClosingTwiceIsNoCrash(t *testing.T) {
 		must(t, err)
 		peer.end(-1, "true")
 		peer.end(-1, "true")
-		if _, err := d.Recv(t.Context()); err != io.EOF {
+		if _, err := d.Recv(t.Context()); !errors.Is(err, io.EOF) {
 			t.Error(err)
 		}
 		must(t, d.Close(t.Context()))

@@ -86,7 +86,7 @@ func TestAbortedSourceIsAnsweredOnceAndItsHandlerCancelled(t *testing.T) {
 		peer.want("0a00000001ffffffff", "0")
 		peer.end(1, "true")
 		peer.want("0e00000004ffffffff", "true")
-		if h := <-done; h.cause != io.EOF {
+		if h := <-done; !errors.Is(h.cause, io.EOF) {
 			t.Errorf("context ended with %v", h.cause)
 		}
 		peer.end(1, "true") // once more: not answered
@@ -198,7 +198,7 @@ func TestItemsBeforeTheEndOfADuplexCanBeReadAndAnswered(t *testing.T) {
 		peer.want("0a00000001ffffffff", "7")
 		peer.want("0a00000001ffffffff", "7")
 		peer.want("0e00000004ffffffff", "true")
-		if err := <-result; err != io.EOF {
+		if err := <-result; !errors.Is(err, io.EOF) {
 			t.Errorf("sending after the end: %v", err)
 		}
 	})
@@ -258,7 +258,7 @@ func TestDuplexOfAPeerThatNeverAnswersAnEndIsOver(t *testing.T) {
 		if item != 5 || err != nil {
 			t.Errorf("%v, %v", item, err)
 		}
-		if _, err := d.Recv(t.Context()); err != io.EOF {
+		if _, err := d.Recv(t.Context()); !errors.Is(err, io.EOF) {
 			t.Errorf("at the end: %v", err)
 		}
 		if took := time.Since(start); took != 4*time.Second {
@@ -455,13 +455,13 @@ func TestCancellingAStreamEndsItOnTheWire(t *testing.T) {
 		cancel()
 		<-source
 		synctest.Wait()
-		if sourceErr != context.Canceled {
+		if !errors.Is(sourceErr, context.Canceled) {
 			t.Errorf("source: %v", sourceErr)
 		}
-		if err := w.Send(t.Context(), 1); err != context.Canceled {
+		if err := w.Send(t.Context(), 1); !errors.Is(err, context.Canceled) {
 			t.Errorf("sink: %v", err)
 		}
-		if _, err := d.Recv(t.Context()); err != context.Canceled {
+		if _, err := d.Recv(t.Context()); !errors.Is(err, context.Canceled) {
 			t.Errorf("duplex: %v", err)
 		}
 		ends := map[string]string{}

@@ -3,6 +3,7 @@ package muxrpc_test
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -95,7 +96,7 @@ func (p *rawPeer) goodbye() {
 func (p *rawPeer) read() (head, body string, err error) {
 	_ = p.conn.SetReadDeadline(time.Now().Add(time.Minute))
 	h, b, err := p.r.Next()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return strings.Repeat("0", 18), "", nil
 	}
 	if err != nil {
@@ -141,7 +142,7 @@ func (p *rawPeer) wantError(flags string, id int32, message string) {
 
 func must1[T any](v T, err error) T {
 	if err != nil {
-		panic(err)
+		panic(err) //nolint:forbidigo // a helper of tests
 	}
 	return v
 }

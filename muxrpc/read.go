@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/secretstack/secretstack/packetstream"
@@ -36,10 +35,10 @@ func (s *Session) readEnded() {
 // readError returns why reading ended, or nil after the peer's goodbye.
 func readError(err error) error {
 	switch {
-	case err == io.EOF:
+	case isEnd(err):
 		return nil
 	case errors.Is(err, packetstream.ErrTooLarge):
-		return fmt.Errorf("%w: %v", ErrTooLarge, err)
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
 	}
 	return fmt.Errorf("muxrpc: reading: %w", err)
 }

@@ -2,6 +2,7 @@ package muxrpc
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -104,7 +105,7 @@ func TestBodiesThatAreNoRequestAreRefusedInTheWordsOfJavaScript(t *testing.T) {
 			t.Errorf("%s: %v", c.v.Bytes, err)
 		}
 	}
-	if _, err := parseRequest(Value{3, []byte("{}")}, false); err != errBadKind {
+	if _, err := parseRequest(Value{3, []byte("{}")}, false); !errors.Is(err, errBadKind) {
 		t.Errorf("type 3: %v", err)
 	}
 	endless := `{"name":[` + strings.Repeat(`"a",`, 2000) + `"a"],"args":[]}`

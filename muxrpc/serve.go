@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"runtime/debug"
 	"strings"
@@ -63,7 +62,7 @@ func (s *Session) route(id int32, kind Kind, isStream bool) (*inbound, error) {
 	if err := s.perms.Load().check(m.path, m.keys); err != nil {
 		return nil, err
 	}
-	if m.typ != t && !(t == TypeAsync && m.typ == TypeSync) {
+	if fits := m.typ == t || m.typ == TypeSync && t == TypeAsync; !fits {
 		return nil, noMethod(t, m.path)
 	}
 	return &inbound{CallInfo: CallInfo{Path: m.path, Type: m.typ, Args: r.args}, s: s, id: id, size: r.size, m: m, ctx: s.ctx}, nil
@@ -238,7 +237,7 @@ func (in *inbound) streamServed(err error) {
 	s := in.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err == io.EOF {
+	if isEnd(err) {
 		err = nil // the handler passed on that the peer's items have ended
 	}
 	in.st.abort(err)

@@ -37,19 +37,19 @@ func TestErrorsOfHandlersReachThePeerOnlyIfTheyWereMeantForIt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				var log bytes.Buffer
+				var logged bytes.Buffer
 				mux := muxrpc.NewMux()
 				must(t, muxrpc.HandleAsync(mux, "fail", func(context.Context, muxrpc.None) (int, error) { return 1, c.err }))
 				must(t, muxrpc.HandleSource(mux, "src", func(context.Context, muxrpc.None) iter.Seq2[int, error] {
 					return func(yield func(int, error) bool) { yield(0, c.err) }
 				}))
-				_, peer := raw(t, muxrpc.Options{Mux: mux, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+				_, peer := raw(t, muxrpc.Options{Mux: mux, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 				peer.request(1, `{"name":["fail"],"args":[]}`)
 				peer.wantError("06", -1, c.want)
 				peer.openStream(2, `{"name":["src"],"args":[],"type":"source"}`)
 				peer.wantError("0e", -2, c.want)
-				if n := strings.Count(log.String(), "/home/alice"); (n == 2) != c.logged {
-					t.Errorf("log:\n%s", log.String())
+				if n := strings.Count(logged.String(), "/home/alice"); (n == 2) != c.logged {
+					t.Errorf("log:\n%s", logged.String())
 				}
 			})
 		})
@@ -66,19 +66,19 @@ func TestErrorfUnwrapsOnThisSide(t *testing.T) {
 
 func TestPanickingHandlersAnswerAndAreLogged(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var logged bytes.Buffer
 		mux := muxrpc.NewMux()
-		must(t, muxrpc.HandleAsync(mux, "panic", func(context.Context, muxrpc.None) (int, error) { panic("the secret is 42") }))
+		must(t, muxrpc.HandleAsync(mux, "panic", func(context.Context, muxrpc.None) (int, error) { panic("the secret is 42") })) //nolint:forbidigo // what is tested
 		must(t, muxrpc.HandleAsync(mux, "exit", func(context.Context, muxrpc.None) (int, error) { runtime.Goexit(); return 0, nil }))
 		must(t, muxrpc.HandleSource(mux, "lazy", func(context.Context, muxrpc.None) iter.Seq2[int, error] {
 			return func(yield func(int, error) bool) {
 				yield(1, nil)
-				panic("while iterating")
+				panic("while iterating") //nolint:forbidigo // what is tested
 			}
 		}))
 		must(t, muxrpc.HandleSource(mux, "nil", func(context.Context, muxrpc.None) iter.Seq2[int, error] { return nil }))
-		must(t, muxrpc.HandleDuplex(mux, "dup", func(context.Context, muxrpc.None, *muxrpc.Stream[int, int]) error { panic(errors.New("x")) }))
-		s, peer := raw(t, muxrpc.Options{Mux: mux, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		must(t, muxrpc.HandleDuplex(mux, "dup", func(context.Context, muxrpc.None, *muxrpc.Stream[int, int]) error { panic(errors.New("x")) })) //nolint:forbidigo // what is tested
+		s, peer := raw(t, muxrpc.Options{Mux: mux, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 		for i, name := range []string{"panic", "exit"} {
 			peer.request(int32(i+1), `{"name":["`+name+`"],"args":[]}`)
 			peer.wantError("06", int32(-i-1), "internal error")
@@ -95,7 +95,7 @@ func TestPanickingHandlersAnswerAndAreLogged(t *testing.T) {
 			t.Errorf("%+v", stats)
 		}
 		for _, want := range []string{"the secret is 42", "while iterating", "serve_test.go", "method=panic", "method=dup"} {
-			if !strings.Contains(log.String(), want) {
+			if !strings.Contains(logged.String(), want) {
 				t.Errorf("not in the log: %s", want)
 			}
 		}

@@ -168,7 +168,7 @@ func (st *stream) fetch(ctx context.Context) error {
 
 // interrupted returns what a reader gets whose context ended with err. Called with s.mu held.
 func (st *stream) interrupted(err error) error {
-	if st.recvErr != nil && st.recvErr != io.EOF {
+	if st.recvErr != nil && !isEnd(st.recvErr) {
 		return st.recvErr
 	}
 	return err
@@ -241,6 +241,10 @@ func endErrorOf(v Value) error {
 	return parseRemoteError(Value{v.Kind, v.keep(false)})
 }
 
+// isEnd reports whether err is the orderly end of a stream: io.EOF itself, not an error that wraps one, as the reason of
+// an aborted session may.
+func isEnd(err error) bool { return err == io.EOF } //nolint:errorlint // see above
+
 // longestEcho is the longest end error that is sent back as it came.
 const longestEcho = 4 << 10
 
@@ -251,7 +255,7 @@ func (st *stream) peerEnded(v Value) {
 	}
 	err := endErrorOf(v)
 	st.recvErr = err
-	orderly := err == io.EOF
+	orderly := isEnd(err)
 	switch {
 	case orderly && st.typ == TypeDuplex && !st.deaf:
 		// The reader may have items left, and may answer them; our end follows when it has come to theirs.
@@ -268,7 +272,7 @@ func (st *stream) peerEnded(v Value) {
 
 // echoEnd answers an end with the same end, as JavaScript does. Called with s.mu held.
 func (st *stream) echoEnd(v Value, err error) {
-	if err == io.EOF || len(v.Bytes) > longestEcho || !v.Kind.Valid() {
+	if isEnd(err) || len(v.Bytes) > longestEcho || !v.Kind.Valid() {
 		st.sendEnd(KindJSON, nil, err)
 		return
 	}
@@ -278,7 +282,7 @@ func (st *stream) echoEnd(v Value, err error) {
 // collected ends our side of a duplex that the peer ended, because the reader has come to the end. Called with s.mu
 // held.
 func (st *stream) collected() {
-	if st.typ != TypeDuplex || st.recvErr != io.EOF {
+	if st.typ != TypeDuplex || !isEnd(st.recvErr) {
 		return
 	}
 	st.sendEnd(KindJSON, nil, io.EOF)
@@ -414,7 +418,7 @@ func (st *stream) close(ctx context.Context) error {
 		}
 	}
 	s.forget(st)
-	if st.recvErr == io.EOF {
+	if isEnd(st.recvErr) {
 		return nil
 	}
 	return st.recvErr

@@ -123,7 +123,7 @@ func TestStreamsOfJavaScriptAreReadAsJavaScriptReadsThem(t *testing.T) {
 				got++
 			}
 			wantGoodbye := v.End == nil
-			if wantGoodbye != (err == io.EOF) {
+			if wantGoodbye != (errors.Is(err, io.EOF)) {
 				t.Errorf("ended with %v", err)
 			}
 			if !wantGoodbye && !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -181,10 +181,10 @@ func TestPacketsArriveWholeHoweverTheyAreCut(t *testing.T) {
 				}
 				kept = append(kept, r.Detach())
 			}
-			if _, _, err := r.Next(); err != io.EOF {
+			if _, _, err := r.Next(); !errors.Is(err, io.EOF) {
 				t.Fatalf("after the goodbye: %v", err)
 			}
-			if _, _, err := r.Next(); err != io.EOF {
+			if _, _, err := r.Next(); !errors.Is(err, io.EOF) {
 				t.Fatalf("a second time: %v", err)
 			}
 			for i, want := range bodies {
@@ -229,7 +229,7 @@ func TestCutAtEveryByteIsAnUnexpectedEnd(t *testing.T) {
 		for err == nil {
 			_, _, err = r.Next()
 		}
-		if !errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF {
+		if !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 			t.Fatalf("cut after %d bytes: %v", n, err)
 		}
 	}
@@ -239,7 +239,7 @@ func TestAnythingAfterTheGoodbyeIsNotRead(t *testing.T) {
 	for _, goodbye := range []string{"000000000000000000", "090000000000000003", "0e00000000ffffffff", "ff00000000ffffffff"} {
 		stream := packetstream.AppendPacket(unhex(t, goodbye), packetstream.Header{ID: 1}, []byte("x"))
 		r := packetstream.NewReader(bytes.NewReader(stream), 0)
-		if _, _, err := r.Next(); err != io.EOF {
+		if _, _, err := r.Next(); !errors.Is(err, io.EOF) {
 			t.Errorf("%s: %v", goodbye, err)
 		}
 	}

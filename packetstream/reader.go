@@ -186,7 +186,7 @@ func (r *Reader) release() {
 
 // fail makes err final and drops the buffers.
 func (r *Reader) fail(err error) {
-	if err != io.EOF && !errors.Is(err, ErrTooLarge) {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, ErrTooLarge) {
 		err = fmt.Errorf("packetstream: %w", err)
 	}
 	r.err = err
@@ -197,8 +197,10 @@ func (r *Reader) fail(err error) {
 // errCut says that the stream stopped before its goodbye.
 var errCut = fmt.Errorf("stream ended without a goodbye: %w", io.ErrUnexpectedEOF)
 
+// unexpected returns the error for a read that failed. No end of the source is an io.EOF of ours, and an error that
+// knows more than io.ErrUnexpectedEOF itself is kept.
 func unexpected(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || err == io.ErrUnexpectedEOF { //nolint:errorlint // see above
 		return errCut
 	}
 	return err
