@@ -281,8 +281,10 @@ func TestALogOfALaterVersionIsNotMisread(t *testing.T) {
 	r := open1(t, cfg)
 	register(t, r, native(t, identity(t, 1)))
 	n, _ := r.current()
+	// The registry reads the message as soon as it is stored, and may take the engine down before the publisher hears of it.
+	// Whether it was stored is what Open tells.
 	if _, err := n.js.Publish(t.Context(), logSubject, []byte{groupVersion + 1, 1, 2, 3}); err != nil {
-		t.Fatal(err)
+		t.Log(err)
 	}
 	closed(t, r)
 	if _, err := Open(t.Context(), cfg); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "later version") {
