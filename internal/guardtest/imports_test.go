@@ -30,6 +30,8 @@ var layers = [][]string{
 	{"plugins/room", "plugins/tunnel", "plugins/hubclient"},
 	{"hub/registry/claim"},
 	{"hub/registry", "hub/vhost"},
+	{"hub/admission", "hub/port", "hub/cert", "hub/secrezapi", "hub/circuits"},
+	{"hub/admin"},
 	{"hub", "courier"},
 	{"cmd/secretstack"},
 }
