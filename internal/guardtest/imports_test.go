@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"keys"},
 	{"secrez", "shs", "boxstream", "packetstream"},
 	{"muxrpc"},
-	{"muxrpc/muxrpctest"},
+	{"muxrpc/muxrpctest", "muxrpc/streamconn"},
 	{"multiserver"},
 	{"multiserver/net", "multiserver/ws", "multiserver/unix", "multiserver/onion", "circuit"},
 	{"."},

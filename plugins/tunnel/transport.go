@@ -115,7 +115,7 @@ func (t *transport) Dial(ctx context.Context, p multiserver.Part) (net.Conn, err
 		cancel()
 		return nil, fmt.Errorf("tunnel: portal %s: %w", portal, err)
 	}
-	return newConn(life, cancel, stream, p), nil
+	return newConn(cancel, stream, p), nil
 }
 
 // through returns a connection to the portal; if there is none, it is made when the portal's address is known.
@@ -227,8 +227,7 @@ func couldNotConnect(target string) error {
 // accept makes the tunnel an incoming connection, and lasts as long as it does.
 func (a *Attendant) accept(ctx context.Context, call *muxrpc.CallInfo, origin keys.PublicKey) error {
 	from := part(secretstack.PeerFrom(ctx).Key(), origin)
-	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	c := newConn(life, cancel, &valueStream{call.Stream}, from)
+	c := newConn(nil, &valueStream{call.Stream}, from)
 	defer func() { _ = c.Close() }()
 	select {
 	case a.incoming <- c:
@@ -236,7 +235,7 @@ func (a *Attendant) accept(ctx context.Context, call *muxrpc.CallInfo, origin ke
 		return ctx.Err()
 	}
 	select {
-	case <-c.closed:
+	case <-c.Done():
 		return nil
 	case <-ctx.Done():
 	}
@@ -244,7 +243,7 @@ func (a *Attendant) accept(ctx context.Context, call *muxrpc.CallInfo, origin ke
 	late := time.NewTimer(lateClose)
 	defer late.Stop()
 	select {
-	case <-c.closed:
+	case <-c.Done():
 	case <-late.C:
 	}
 	return nil
