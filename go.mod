@@ -14,6 +14,7 @@ require (
 	golang.org/x/net v0.62.0
 	golang.org/x/term v0.47.0
 	modernc.org/sqlite v1.50.0
+	rsc.io/qr v0.2.0
 )
 
 require (
