@@ -1,0 +1,40 @@
+package admin
+
+import (
+	"net/http"
+)
+
+// health is what /healthz and /readyz answer.
+type health struct {
+	Ready   bool     `json:"ready"`
+	Reasons []string `json:"reasons"` // why not
+}
+
+// reasons says why a hub should get no new connections. They are read by anybody who reaches the admin listener, so they
+// name no file and no address.
+func (s Status) reasons() []string {
+	reasons := []string{}
+	if s.Draining {
+		reasons = append(reasons, "the hub is about to end")
+	}
+	if s.Registry.Err != nil {
+		reasons = append(reasons, "the registry cannot write; the log says why")
+	}
+	return append(reasons, s.Problems...)
+}
+
+// healthz answers as long as the process does.
+func (h *Handler) healthz(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+}
+
+// readyz tells whether the hub should get new connections.
+func (h *Handler) readyz(w http.ResponseWriter, _ *http.Request) {
+	answer := health{Reasons: h.cfg.Hub.Status().reasons()}
+	answer.Ready = len(answer.Reasons) == 0
+	status := http.StatusOK
+	if !answer.Ready {
+		status = http.StatusServiceUnavailable
+	}
+	writeJSON(w, status, answer)
+}

@@ -1,0 +1,181 @@
+package admin_test
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/secretstack/secretstack/hub/admin"
+	"github.com/secretstack/secretstack/hub/registry"
+	"github.com/secretstack/secretstack/hub/vhost"
+	"github.com/secretstack/secretstack/keys"
+)
+
+func newHandler(t *testing.T, hub *fakeHub) (*admin.Handler, *admin.Observer) {
+	t.Helper()
+	observer := admin.NewObserver()
+	h, err := admin.New(admin.Config{Hub: hub, Observer: observer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h, observer
+}
+
+func get(t *testing.T, h http.Handler, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+	return w
+}
+
+// scrape gives the lines of the metrics that are this package's.
+func scrape(t *testing.T, h http.Handler) []string {
+	t.Helper()
+	w := get(t, h, "/metrics")
+	if w.Code != http.StatusOK {
+		t.Fatalf("/metrics: %d %s", w.Code, w.Body)
+	}
+	return strings.Split(w.Body.String(), "\n")
+}
+
+func TestMetricsSayWhatHappened(t *testing.T) {
+	hub := &fakeHub{
+		about: admin.About{Version: "1.2.3", Started: time.Unix(1000, 0)},
+		status: admin.Status{
+			Registry: registry.Status{Records: 7, Retired: 2, Writes: 9, Free: 12345},
+			Certificates: []admin.Certificate{
+				{Name: "hub.example.org", Expires: time.Unix(3000, 0)},
+				{Name: "hub.example.org", Expires: time.Unix(2000, 0)},
+			},
+			Pools: 3, Sockets: 5, Waiting: 4, Requests: 6, Circuits: 8, Tunnels: 1,
+		},
+		couriers: []admin.Courier{{Kind: admin.KindNative}, {Kind: admin.KindNative}, {Kind: admin.KindSecrez}},
+	}
+	h, o := newHandler(t, hub)
+	o.Opened(admin.ProtocolWebSocket)
+	o.Opened(admin.ProtocolWebSocket)
+	o.Closed(admin.ProtocolWebSocket)
+	o.Carried(admin.ProtocolHandshake, 10, 20)
+	o.Registered(admin.KindSecrez, admin.ResultAccepted)
+	o.Exchange(vhost.Exchange{Status: 204, Received: 1, Sent: 2, Duration: 20 * time.Millisecond})
+	o.Exchange(vhost.Exchange{Status: 101, Upgraded: true, Received: 3, Sent: 4, Duration: time.Hour})
+	o.Exchange(vhost.Exchange{})
+	o.Circuit(time.Second, 100)
+	o.Refused(admin.Refusal{Reason: admin.ReasonRate})
+
+	got := scrape(t, h)
+	for _, line := range []string{
+		`secretstack_hub_build_info{version="1.2.3"} 1`,
+		`secretstack_hub_ready 1`,
+		`secretstack_hub_draining 0`,
+		`secretstack_hub_start_time_seconds 1000`,
+		`secretstack_hub_connections{protocol="websocket"} 1`,
+		`secretstack_hub_connections_total{protocol="websocket"} 2`,
+		`secretstack_hub_connections_total{protocol="circuit"} 0`,
+		`secretstack_hub_couriers{kind="native"} 2`,
+		`secretstack_hub_couriers{kind="secrez"} 1`,
+		`secretstack_hub_couriers{kind="room"} 0`,
+		`secretstack_hub_received_bytes_total{protocol="handshake"} 10`,
+		`secretstack_hub_sent_bytes_total{protocol="handshake"} 20`,
+		`secretstack_hub_received_bytes_total{protocol="http"} 4`,
+		`secretstack_hub_sent_bytes_total{protocol="http"} 6`,
+		`secretstack_hub_sent_bytes_total{protocol="circuit"} 100`,
+		`secretstack_hub_registrations_total{kind="secrez",result="accepted"} 1`,
+		`secretstack_hub_registrations_total{kind="native",result="failed"} 0`,
+		`secretstack_hub_http_exchanges_total{status="2xx"} 1`,
+		`secretstack_hub_http_exchanges_total{status="upgraded"} 1`,
+		`secretstack_hub_http_exchanges_total{status="left"} 1`,
+		`secretstack_hub_http_exchange_duration_seconds_bucket{le="0.025"} 2`,
+		`secretstack_hub_http_exchange_duration_seconds_count 2`,
+		`secretstack_hub_circuits_total 1`,
+		`secretstack_hub_circuit_duration_seconds_count 1`,
+		`secretstack_hub_refusals_total{reason="rate"} 1`,
+		`secretstack_hub_pools 3`,
+		`secretstack_hub_pool_sockets 5`,
+		`secretstack_hub_http_waiting 4`,
+		`secretstack_hub_http_exchanges_active 6`,
+		`secretstack_hub_circuits 8`,
+		`secretstack_hub_tunnels 1`,
+		`secretstack_hub_registry_records 7`,
+		`secretstack_hub_registry_retired 2`,
+		`secretstack_hub_registry_writes_total 9`,
+		`secretstack_hub_registry_writable 1`,
+		`secretstack_hub_registry_free_bytes 12345`,
+		`secretstack_hub_certificate_expiry_timestamp_seconds{name="hub.example.org"} 2000`,
+	} {
+		if !slices.Contains(got, line) {
+			t.Errorf("no %s", line)
+		}
+	}
+	for _, name := range []string{"go_goroutines ", "process_"} {
+		if !slices.ContainsFunc(got, func(line string) bool { return strings.HasPrefix(line, name) }) {
+			t.Errorf("no %s", name)
+		}
+	}
+}
+
+func TestNothingThatAStrangerSendsBecomesALabel(t *testing.T) {
+	h, o := newHandler(t, &fakeHub{couriers: []admin.Courier{{Kind: "stranger"}}})
+	before := len(scrape(t, h))
+	o.Opened("stranger")
+	o.Carried("stranger", 1, 1)
+	o.Registered("stranger", "stranger")
+	o.Registered(admin.KindNative, "stranger")
+	o.Exchange(vhost.Exchange{Status: 999})
+	o.Refused(admin.Refusal{Reason: "stranger", What: "stranger", Addr: netip.MustParseAddr("192.0.2.1")})
+	after := scrape(t, h)
+	if len(after) != before {
+		t.Errorf("%d lines became %d", before, len(after))
+	}
+	for _, line := range after {
+		if strings.Contains(line, "stranger") || strings.Contains(line, "192.0.2.1") {
+			t.Errorf("there is %s", line)
+		}
+	}
+	if want := `secretstack_hub_refusals_total{reason="other"} 1`; !slices.Contains(after, want) {
+		t.Errorf("no %s", want)
+	}
+}
+
+func TestTwoHubsOfAProcessShareNoMetrics(t *testing.T) {
+	one, o := newHandler(t, &fakeHub{})
+	other, _ := newHandler(t, &fakeHub{})
+	o.Refused(admin.Refusal{Reason: admin.ReasonFull})
+	const counted = `secretstack_hub_refusals_total{reason="full"} 1`
+	if !slices.Contains(scrape(t, one), counted) || slices.Contains(scrape(t, other), counted) {
+		t.Error("a refusal is not counted at the hub that refused, and there alone")
+	}
+}
+
+func TestReadinessSaysWhatIsMissing(t *testing.T) {
+	identity, err := keys.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hub := &fakeHub{about: admin.About{Key: identity.Public()}}
+	h, _ := newHandler(t, hub)
+	if w := get(t, h, "/readyz"); w.Code != http.StatusOK || strings.TrimSpace(w.Body.String()) != `{"ready":true,"reasons":[]}` {
+		t.Errorf("ready: %d %s", w.Code, w.Body)
+	}
+	hub.set(func(h *fakeHub) {
+		h.status.Draining = true
+		h.status.Registry.Err = errors.New("/secret/path is full")
+		h.status.Problems = []string{"the certificate ran out"}
+	})
+	w := get(t, h, "/readyz")
+	want := `{"ready":false,"reasons":["the hub is about to end","the registry cannot write; the log says why","the certificate ran out"]}`
+	if w.Code != http.StatusServiceUnavailable || strings.TrimSpace(w.Body.String()) != want {
+		t.Errorf("not ready: %d %s", w.Code, w.Body)
+	}
+	if w := get(t, h, "/healthz"); w.Code != http.StatusOK {
+		t.Errorf("a hub that drains is dead: %d %s", w.Code, w.Body)
+	}
+	if lines := scrape(t, h); !slices.Contains(lines, "secretstack_hub_ready 0") || !slices.Contains(lines, "secretstack_hub_draining 1") {
+		t.Error("the metrics say something else")
+	}
+}
