@@ -113,20 +113,37 @@ func newSalt() string {
 //   - [ErrPublicKey] for a "publicKey" that is absent or wrong;
 //   - [ErrSignature] for a signature that is absent, malformed or not the key's.
 func (s Signed) Verify() (*Payload, error) {
-	if len(s.Payload) > MaxPayload {
-		return nil, fmt.Errorf("%w: over %d bytes", ErrPayload, MaxPayload)
-	}
 	p := &Payload{signed: s}
 	if err := p.parse(); err != nil {
 		return nil, err
 	}
-	if err := p.key.Verify([]byte(s.Payload), s.Signature); err != nil {
+	return p.verify()
+}
+
+// VerifyFresh is [Signed.Verify] and [Payload.Fresh] in one, and looks at the time before the signature: what is out of
+// date costs the verifier next to nothing. Its error is theirs.
+func (s Signed) VerifyFresh(now time.Time, window time.Duration) (*Payload, error) {
+	p := &Payload{signed: s}
+	if err := p.parse(); err != nil {
+		return nil, err
+	}
+	if err := p.Fresh(now, window); err != nil {
+		return nil, err
+	}
+	return p.verify()
+}
+
+func (p *Payload) verify() (*Payload, error) {
+	if err := p.key.Verify([]byte(p.signed.Payload), p.signed.Signature); err != nil {
 		return nil, err
 	}
 	return p, nil
 }
 
 func (p *Payload) parse() (err error) {
+	if len(p.signed.Payload) > MaxPayload {
+		return fmt.Errorf("%w: over %d bytes", ErrPayload, MaxPayload)
+	}
 	if p.members, err = objectMembers([]byte(p.signed.Payload)); err != nil {
 		return err
 	}

@@ -433,3 +433,32 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	}
 }
+
+func TestVerifyFreshLooksAtTheTimeFirst(t *testing.T) {
+	a := derived(t, 1)
+	now := time.UnixMilli(startMS)
+	for _, c := range []struct {
+		what  string
+		ms    int64
+		spoil bool
+		want  error
+	}{
+		{"fresh", startMS - 60000, false, nil},
+		{"fresh, another's signature", startMS, true, ErrSignature},
+		{"old", startMS - 60001, false, ErrExpired},
+		{"old, another's signature", startMS - 60001, true, ErrExpired},
+		{"early", startMS + 60001, false, ErrExpired},
+	} {
+		signed := signMembers(a, fmt.Sprintf(`"when":%d`, c.ms))
+		if c.spoil {
+			signed.Signature = derived(t, 2).Sign([]byte(signed.Payload))
+		}
+		p, err := signed.VerifyFresh(now, time.Minute)
+		wantErr(t, c.what, err, c.want)
+		if (p == nil) != (c.want != nil) {
+			t.Errorf("%s: %v", c.what, p)
+		}
+	}
+	_, err := Signed{Payload: "{"}.VerifyFresh(now, time.Minute)
+	wantErr(t, "no JSON", err, ErrPayload)
+}

@@ -2,6 +2,7 @@ package secrez
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -93,6 +94,17 @@ func (c *ReplayCache) Admit(p *Payload) error {
 	defer c.mu.Unlock()
 	c.purge(now)
 	return c.record(digest, p.when)
+}
+
+// Remember takes in what another process admitted: the digest of a payload and the time it was signed at. When it cannot
+// be remembered, for want of room, nothing signed before it is admitted any more.
+func (c *ReplayCache) Remember(digest [sha256.Size]byte, signed time.Time) {
+	when := signed.UnixMilli()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if errors.Is(c.record(digest, when), ErrReplayFull) {
+		c.floor = max(c.floor, when)
+	}
 }
 
 // Forget takes a payload back out, so that its signer may send it again: for a request that was admitted and then failed

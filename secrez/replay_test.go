@@ -283,3 +283,24 @@ func BenchmarkAdmit(b *testing.B) {
 		}
 	}
 }
+
+func TestWhatAnotherProcessAdmittedIsRemembered(t *testing.T) {
+	a := derived(t, 1)
+	c := newClock(startMS)
+	replays := NewReplayCache(ReplayOptions{Max: 2, Now: c.now})
+	used, ahead, third := signedAt(t, a, startMS-1000, 0), signedAt(t, a, startMS+60000, 0), signedAt(t, a, startMS-2000, 0)
+	for range 2 { // again changes nothing
+		replays.Remember(used.Digest(), used.When())
+	}
+	replays.Remember(ahead.Digest(), ahead.When())
+	wantErr(t, "used", replays.Admit(used), ErrReplayed)
+	wantErr(t, "used, signed ahead of the clock", replays.Admit(ahead), ErrReplayed)
+	if replays.Len() != 2 {
+		t.Errorf("%d are remembered", replays.Len())
+	}
+	replays.Remember(third.Digest(), third.When()) // no room
+	wantErr(t, "used, and there was no room", replays.Admit(third), ErrExpired)
+	wantErr(t, "signed before that", replays.Admit(signedAt(t, a, startMS-2001, 0)), ErrExpired)
+	c.advance(3 * time.Minute)
+	wantErr(t, "later", replays.Admit(signedAt(t, a, startMS+180000, 0)), nil)
+}
