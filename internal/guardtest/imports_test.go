@@ -20,7 +20,7 @@ const module = "github.com/secretstack/secretstack"
 var layers = [][]string{
 	{"internal/secretbox", "internal/qrcode", "internal/guardtest"},
 	{"keys"},
-	{"secrez", "shs", "boxstream", "packetstream"},
+	{"secrez", "shs", "boxstream", "packetstream", "keys/rotation", "keys/words"},
 	{"muxrpc"},
 	{"muxrpc/muxrpctest", "muxrpc/streamconn"},
 	{"multiserver"},
@@ -32,6 +32,8 @@ var layers = [][]string{
 	{"hub/registry", "hub/vhost"},
 	{"hub/admission", "hub/port", "hub/cert", "hub/secrezapi", "hub/circuits"},
 	{"hub/admin"},
+	{"courier/envelope", "courier/card"},
+	{"courier/store", "courier/secrezapi"},
 	{"hub", "courier"},
 	{"cmd/secretstack"},
 }
@@ -54,6 +56,12 @@ var bans = []ban{
 	{"multiserver", []string{module + "/muxrpc"}, "a connection does not know what is spoken on it"},
 	{".", []string{module + "/hub", module + "/courier"}, "the framework does not know its applications"},
 	{"hub", []string{module + "/courier", "flag", "github.com/spf13/cobra"}, "the hub is a library: no flags, no environment, no courier"},
+	{"courier/envelope", []string{"net", "net/http", "os", "database/sql"}, "a message's format knows nothing of networks or storage"},
+	{"courier/card", []string{"net", "net/http", "os", "database/sql"}, "a card's format knows nothing of networks or storage"},
+	{"courier/store", []string{"net", "net/http", module + "/muxrpc", module}, "what is kept does not depend on how it came"},
+	{"courier/secrezapi", []string{module + "/courier/store", module}, "Secrez's API takes the courier's messages as an interface"},
+	{"keys/rotation", []string{"net", "net/http", "os", "context"}, "a statement knows nothing of networks or storage"},
+	{"keys/words", []string{"net", "net/http", "os", "context"}, "words know nothing of networks or storage"},
 	{"courier", []string{module + "/hub", "flag", "github.com/spf13/cobra"}, "the courier knows a hub by its protocol alone"},
 }
 

@@ -1,4 +1,4 @@
-// Package qrcode draws QR codes of links, for pages.
+// Package qrcode draws QR codes of links, for pages and terminals.
 package qrcode
 
 import (
