@@ -143,6 +143,23 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 	})
 }
 
+// DeleteIf removes a key if it still has the revision. Its error is that of Delete, or ErrConflict.
+func (b *Bucket) DeleteIf(ctx context.Context, key string, revision uint64) error {
+	if revision == 0 {
+		return ErrConflict // the engine would take it for "any"
+	}
+	if err := b.r.writable(); err != nil {
+		return err
+	}
+	return b.key(ctx, "delete", key, func(ctx context.Context, kv jetstream.KeyValue, encoded string) error {
+		err := kv.Purge(ctx, encoded, jetstream.PurgeTTL(deletionKept), jetstream.LastRevision(revision))
+		if isWrongSequence(err) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+			err = ErrConflict
+		}
+		return err
+	})
+}
+
 // All goes through the keys that there are, in no order. An error ends it.
 func (b *Bucket) All(ctx context.Context) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {

@@ -128,6 +128,35 @@ func TestBucketsDecideBetweenWriters(t *testing.T) {
 	}
 }
 
+func TestADeletionCanBeForOneRevision(t *testing.T) {
+	r := open1(t, config(t, t.TempDir()))
+	b := bucket(t, r, "rules")
+	ctx := t.Context()
+	old := put(t, b, "k", "1")
+	revision := put(t, b, "k", "2")
+	if err := b.DeleteIf(ctx, "k", old); !errors.Is(err, ErrConflict) {
+		t.Errorf("deleting what has changed gives %v", err)
+	}
+	if err := b.DeleteIf(ctx, "k", 0); !errors.Is(err, ErrConflict) {
+		t.Errorf("deleting what is not known to be there gives %v", err)
+	}
+	if got := contents(t, b); got["k"] != "2" {
+		t.Errorf("the bucket has %v", got)
+	}
+	if err := b.DeleteIf(ctx, "k", revision); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.DeleteIf(ctx, "k", revision); !errors.Is(err, ErrConflict) {
+		t.Errorf("deleting twice gives %v", err)
+	}
+	if got := contents(t, b); len(got) != 0 {
+		t.Errorf("the bucket has %v", got)
+	}
+	if _, err := b.Create(ctx, "k", []byte("3")); err != nil {
+		t.Errorf("Create after DeleteIf gives %v", err)
+	}
+}
+
 func TestBucketsRefuseNamesAndSizes(t *testing.T) {
 	r := open1(t, config(t, t.TempDir()))
 	for _, name := range []string{"", "A", "a.b", "a b", "a*", strings.Repeat("a", 33), "ä", "../x"} {
