@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"container/list"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"strings"
@@ -79,10 +81,33 @@ type SplitOptions struct {
 	// MaxPending is how many connections may be about to tell their kind.
 	// Above it the oldest of them makes room. 0 means 256.
 	MaxPending int
-	// Logger gets errors of the listener, and that MaxPending was reached; nil
-	// discards them.
+	// Open, when set, comes before anything else is done with a connection, such
+	// as reading what a proxy says about it. It returns the connection to go on
+	// with, or an error to refuse it. It runs beside other connections, and within
+	// Timeout: then, and when the splitter closes, reading and writing fail and
+	// ctx ends. Connections that are refused are closed, the one that Open
+	// returned if it did.
+	Open func(ctx context.Context, conn net.Conn) (net.Conn, error)
+	// Inside, when set, gets each connection whose kind is known, as an index of
+	// the kinds, or their number when it is of none. It returns the connection and
+	// its kind as they are, or a connection that it found inside, as TLS has one,
+	// with its kind or [Unsorted], or an error to refuse it. What holds for Open
+	// holds for it, and Timeout for both together.
+	Inside func(ctx context.Context, conn net.Conn, kind int) (inside net.Conn, insideKind int, err error)
+	// Logger gets errors of the listener, and that MaxPending was reached; at the
+	// level of debugging, why a connection was not handed over. Nil discards them.
 	Logger *slog.Logger
 }
+
+// Unsorted is the kind of a connection whose first bytes are to be sorted.
+const Unsorted = -1
+
+var (
+	errMadeRoom  = errors.New("made room for others")
+	errKindLate  = errors.New("took too long to tell its kind")
+	errUnwanted  = errors.New("nobody accepts its kind any more")
+	errSplitDone = errors.New("the splitter is closing")
+)
 
 // Splitter serves several protocols on one port: the first bytes of a
 // connection decide which listener hands it over. A connection that sends
@@ -163,41 +188,78 @@ func (s *Splitter) admit(conn net.Conn) {
 
 // sort reads as much of the connection as it takes to tell its kind, and
 // hands it over.
-func (s *Splitter) sort(conn net.Conn, place *list.Element) {
-	c := &replayConn{Conn: conn}
-	kind, ok := s.kind(c)
-	if !s.lobby.leave(place) || !ok {
-		abort(conn)
-		return
+func (s *Splitter) sort(raw net.Conn, place *list.Element) {
+	conn, kind, err := s.receive(raw)
+	if !s.lobby.leave(place) {
+		err = errMadeRoom
 	}
-	side := s.sides[kind]
-	select {
-	case side.conns <- c:
-	case <-side.done:
-		abort(conn)
+	if err == nil {
+		side := s.sides[kind]
+		select {
+		case side.conns <- conn:
+			return
+		case <-side.done:
+			err = errUnwanted
+		}
+	}
+	s.opts.Logger.Debug("connection refused", "remote", conn.RemoteAddr(), "err", err)
+	abort(conn)
+}
+
+// receive returns the connection to hand over and its kind. With an error, it
+// returns the connection to close.
+func (s *Splitter) receive(raw net.Conn) (conn net.Conn, kind int, err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.opts.Timeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(longAgo()) })
+	conn, kind, err = s.sorted(ctx, raw)
+	switch {
+	case stop():
+		return conn, kind, err
+	case s.ctx.Err() != nil:
+		return conn, kind, errSplitDone
+	default:
+		return conn, kind, errKindLate
 	}
 }
 
-func (s *Splitter) kind(c *replayConn) (kind int, ok bool) {
-	_ = c.SetReadDeadline(time.Now().Add(s.opts.Timeout))
-	stop := context.AfterFunc(s.ctx, func() { _ = c.SetReadDeadline(longAgo()) })
+func (s *Splitter) sorted(ctx context.Context, conn net.Conn) (_ net.Conn, kind int, err error) {
+	if s.opts.Open != nil {
+		opened, err := s.opts.Open(ctx, conn)
+		if err != nil {
+			return conn, Unsorted, err
+		}
+		conn = opened
+	}
+	for kind = Unsorted; kind == Unsorted && ctx.Err() == nil; {
+		c := &replayConn{Conn: conn}
+		conn = c
+		if kind, err = s.kind(c); err != nil || s.opts.Inside == nil {
+			return conn, kind, err
+		}
+		inside, insideKind, err := s.opts.Inside(ctx, conn, kind)
+		if err != nil {
+			return conn, kind, err
+		}
+		conn, kind = inside, insideKind
+	}
+	return conn, kind, nil
+}
+
+// kind reads the first bytes of a connection until they tell its kind.
+func (s *Splitter) kind(c *replayConn) (int, error) {
 	for {
 		n, err := c.Conn.Read(c.prefix[c.end:])
 		c.end += uint8(n)
 		if c.end > 0 {
-			if kind, ok = s.decide(c.prefix[:c.end]); ok {
-				break
+			if kind, ok := s.decide(c.prefix[:c.end]); ok {
+				return kind, nil
 			}
 		}
 		if err != nil {
-			stop()
-			return 0, false
+			return Unsorted, fmt.Errorf("ended before it told its kind: %w", err)
 		}
 	}
-	if !stop() {
-		return 0, false // the splitter is closing
-	}
-	return kind, c.SetReadDeadline(time.Time{}) == nil
 }
 
 // decide returns the index of the side, unless more bytes are needed.
@@ -281,6 +343,33 @@ func (c *replayConn) Abort() error {
 	return nil
 }
 
-// NetConn returns the connection underneath. It may be read directly once the
-// first 16 bytes have been read.
+// NetConn returns the connection underneath. It may be read directly once
+// nothing is buffered.
 func (c *replayConn) NetConn() net.Conn { return c.Conn }
+
+// Buffered returns how many bytes are to be read from here, not from the
+// connection underneath. Only who reads may ask.
+func (c *replayConn) Buffered() int { return int(c.end - c.start) }
+
+// TCPConn returns the TCP connection below conn, if all that conn still reads
+// and writes is what that one reads and writes, so that the kernel can copy it:
+// below connections of a [Splitter] whose first 16 bytes have been read, but not
+// below TLS. It must not be called while conn is being read.
+func TCPConn(conn net.Conn) (tcp *net.TCPConn, ok bool) {
+	for {
+		switch c := conn.(type) {
+		case *net.TCPConn:
+			return c, true
+		case interface {
+			NetConn() net.Conn
+			Buffered() int
+		}:
+			if c.Buffered() > 0 {
+				return nil, false
+			}
+			conn = c.NetConn()
+		default:
+			return nil, false
+		}
+	}
+}

@@ -2,6 +2,7 @@ package multiserver
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 )
 
@@ -81,6 +82,9 @@ type aborter interface {
 
 // abort closes a connection without a word to the peer.
 func abort(conn net.Conn) {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn() // TLS's own goodbye may wait
+	}
 	if a, ok := conn.(aborter); ok {
 		_ = a.Abort()
 		return
