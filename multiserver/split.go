@@ -214,7 +214,7 @@ func (s *Splitter) receive(raw net.Conn) (conn net.Conn, kind int, err error) {
 	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(longAgo()) })
 	conn, kind, err = s.sorted(ctx, raw)
 	switch {
-	case stop():
+	case stop() && ctx.Err() == nil:
 		return conn, kind, err
 	case s.ctx.Err() != nil:
 		return conn, kind, errSplitDone
@@ -226,10 +226,12 @@ func (s *Splitter) receive(raw net.Conn) (conn net.Conn, kind int, err error) {
 func (s *Splitter) sorted(ctx context.Context, conn net.Conn) (_ net.Conn, kind int, err error) {
 	if s.opts.Open != nil {
 		opened, err := s.opts.Open(ctx, conn)
+		if opened != nil {
+			conn = opened
+		}
 		if err != nil {
 			return conn, Unsorted, err
 		}
-		conn = opened
 	}
 	for kind = Unsorted; kind == Unsorted && ctx.Err() == nil; {
 		c := &replayConn{Conn: conn}

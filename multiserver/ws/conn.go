@@ -34,6 +34,9 @@ func newConn(ws *websocket.Conn, raw net.Conn, part multiserver.Part, maxMessage
 	return &conn{ws: ws, raw: raw, part: part}
 }
 
+// NetConn returns what the WebSocket runs on, for what counts connections.
+func (c *conn) NetConn() net.Conn { return c.raw }
+
 // PeerPart returns the URL that was dialled, or ws:address of the client.
 func (c *conn) PeerPart() multiserver.Part { return c.part }
 
