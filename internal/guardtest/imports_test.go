@@ -26,7 +26,7 @@ var layers = [][]string{
 	{"multiserver"},
 	{"multiserver/net", "multiserver/ws", "multiserver/unix", "multiserver/onion", "circuit"},
 	{"."},
-	{"internal/memnet"},
+	{"internal/memnet", "internal/stay"},
 	{"plugins/room", "plugins/tunnel", "plugins/hubclient"},
 	{"hub/registry/claim"},
 	{"hub/registry", "hub/vhost"},

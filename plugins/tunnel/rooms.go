@@ -4,13 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/stay"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
 )
@@ -21,9 +21,6 @@ const (
 	// pingEvery keeps the connection to a room in use, and pingTimeout tells when the room is gone.
 	pingEvery   = 30 * time.Second
 	pingTimeout = 30 * time.Second
-	// retryMin and retryMax bound the time between attempts to connect to a portal; it doubles with each.
-	retryMin = time.Second
-	retryMax = time.Minute
 	// maxAttendants is how many attendants of a room are kept track of. Any peer may say that it is a room.
 	maxAttendants      = 16384
 	maxAttendantsInAll = 4 * maxAttendants
@@ -110,7 +107,7 @@ func (a *Attendant) attend(ctx context.Context, p *secretstack.Peer, name string
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a.setup.Go(func(context.Context) { keepAlive(ctx, cancel, p) })
+	a.setup.Go(func(context.Context) { keepAlive(ctx, p) })
 	// Asking who is there announces us too.
 	err := a.followAttendants(ctx, r)
 	if isDenied(err) {
@@ -287,54 +284,24 @@ func (a *Attendant) other(id string) (key keys.PublicKey, ok bool) {
 	return key, err == nil && !key.Equal(a.app.ID())
 }
 
-// keepAlive uses the connection to a room now and then, so that neither side takes it for idle, and ends it when the
-// room does not answer any more.
-func keepAlive(ctx context.Context, stop func(), p *secretstack.Peer) {
-	for sleep(ctx, pingEvery) {
-		asking, cancel := context.WithTimeout(ctx, pingTimeout)
-		_, err := muxrpc.Call[muxrpc.None](asking, p, "tunnel.ping")
-		late := errors.Is(err, context.DeadlineExceeded)
-		cancel()
-		if late && ctx.Err() == nil {
-			p.Abort(errSilent)
-		}
-		select {
-		case <-p.Done():
-			stop()
-			return
-		default:
-		}
-	}
+// keepAlive uses the connection to a room now and then, and ends it when the room does not answer any more.
+func keepAlive(ctx context.Context, p *secretstack.Peer) {
+	stay.Watch(ctx, p, pingEvery, pingTimeout, errSilent, func(ctx context.Context) error {
+		_, err := muxrpc.Call[muxrpc.None](ctx, p, "tunnel.ping")
+		return err
+	})
 }
 
 var errSilent = errors.New("tunnel: the room does not answer")
 
 // stayConnected connects to a portal again and again.
 func (a *Attendant) stayConnected(ctx context.Context, portal keys.PublicKey, address string) {
-	retry := retryMin
-	for {
-		began := time.Now()
-		p, err := a.portal(ctx, portal, address)
-		if err == nil {
-			select {
-			case <-p.Done():
-			case <-ctx.Done():
-				return
-			}
-			if time.Since(began) > retryMax {
-				retry = retryMin
-			}
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		a.setup.Logger().Info("tunnel: not connected to the portal", "portal", portal.Short(), "err", err, "retry", retry)
-		// Many attendants of a portal that comes back must not all come at once.
-		if !sleep(ctx, retry/2+rand.N(retry)) { //nolint:gosec // no secret
-			return
-		}
-		retry = min(2*retry, retryMax)
-	}
+	stay.Connected(ctx, stay.Options{
+		Dial: func(ctx context.Context) (*secretstack.Peer, error) { return a.portal(ctx, portal, address) },
+		Lost: func(err error, pause time.Duration) {
+			a.setup.Logger().Info("tunnel: not connected to the portal", "portal", portal.Short(), "err", err, "retry", pause)
+		},
+	})
 }
 
 // portal returns a connection to a portal: the one there is, or a new one.
@@ -361,16 +328,4 @@ func (a *Attendant) connected(key keys.PublicKey) *secretstack.Peer {
 		}
 	}
 	return nil
-}
-
-// sleep waits, and reports whether ctx is still alive.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
