@@ -32,7 +32,7 @@ type Options struct {
 	RetryMin, RetryMax time.Duration
 }
 
-// Again is a reason to dial again after a time of the peer's own choice.
+// Again is a reason to dial again after a time of the peer's own choice, or up to half as much later.
 type Again struct{ After time.Duration }
 
 // Error says when.
@@ -55,16 +55,16 @@ func Connected(ctx context.Context, o Options) {
 		if lasted > o.RetryMax {
 			retry = o.RetryMin
 		}
-		pause := retry
+		pause, least := retry, retry/2
 		if again, ok := errors.AsType[*Again](err); ok {
-			pause, retry = again.After, o.RetryMin
+			pause, least, retry = again.After, again.After, o.RetryMin
 		} else {
 			retry = min(2*retry, o.RetryMax)
 		}
 		if o.Lost != nil {
 			o.Lost(err, pause)
 		}
-		if !Sleep(ctx, jittered(pause)) {
+		if !Sleep(ctx, between(least, pause+pause/2)) {
 			return
 		}
 	}
@@ -89,12 +89,8 @@ func (o *Options) once(ctx context.Context) (lasted time.Duration, err error) {
 	}
 }
 
-// jittered returns a time between a half and one and a half of d.
-func jittered(d time.Duration) time.Duration {
-	if d <= 0 {
-		return 0
-	}
-	return d/2 + rand.N(d) //nolint:gosec // no secret
+func between(least, most time.Duration) time.Duration {
+	return least + rand.N(most-least+1) //nolint:gosec // no secret
 }
 
 // Watch uses a connection every so often, with ping, so that neither side takes it for idle, and ends it with silent when
