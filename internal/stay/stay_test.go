@@ -95,7 +95,9 @@ func TestAConnectionThatHasLastedStartsThePausesAgain(t *testing.T) {
 		var lasts time.Duration
 		stay.Connected(ctx, stay.Options{
 			RetryMin: time.Second, RetryMax: 8 * time.Second,
-			Dial: func(ctx context.Context) (*secretstack.Peer, error) { return client.Connect(ctx, server.Address("device")) },
+			Dial: func(ctx context.Context) (*secretstack.Peer, error) {
+				return client.Connect(ctx, server.Address("device"))
+			},
 			Use: func(_ context.Context, p *secretstack.Peer) error {
 				time.Sleep(lasts)
 				p.Abort(errAway)
@@ -128,7 +130,9 @@ func TestAPeerMaySayWhenToComeBack(t *testing.T) {
 		defer cancel()
 		var times []time.Time
 		stay.Connected(ctx, stay.Options{
-			Dial: func(ctx context.Context) (*secretstack.Peer, error) { return client.Connect(ctx, server.Address("device")) },
+			Dial: func(ctx context.Context) (*secretstack.Peer, error) {
+				return client.Connect(ctx, server.Address("device"))
+			},
 			Use: func(_ context.Context, p *secretstack.Peer) error {
 				defer p.Abort(nil)
 				switch times = append(times, time.Now()); len(times) {
@@ -190,7 +194,9 @@ func TestNothingGoesOnWhenTheContextHasEnded(t *testing.T) {
 		go func() {
 			defer close(done)
 			stay.Connected(ctx, stay.Options{
-				Dial: func(ctx context.Context) (*secretstack.Peer, error) { return client.Connect(ctx, server.Address("device")) },
+				Dial: func(ctx context.Context) (*secretstack.Peer, error) {
+					return client.Connect(ctx, server.Address("device"))
+				},
 				Lost: func(err error, _ time.Duration) { t.Errorf("lost: %v", err) },
 			})
 		}()
