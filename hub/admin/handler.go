@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/secretstack/secretstack/hub/admission"
 )
 
 // Bounds of one scrape.
@@ -17,28 +19,32 @@ const (
 	scrapeTimeout = 10 * time.Second
 )
 
-// Config says which hub is operated, and by whom. Hub and Observer are needed.
+// Config says which hub is operated, and by whom. Hub, Admission and Observer are needed.
 type Config struct {
-	Hub      Hub
-	Observer *Observer
+	Hub       Hub
+	Admission *admission.Admission
+	Observer  *Observer
 
-	// Token is what an operator proves himself with. The zero Token: nobody can, and only metrics and health are served.
+	// Token is what an operator proves himself with. The zero Token: nobody can, and only metrics and health are told.
 	Token Token
 
-	// Logger gets what operators do and failed logins, never a token. Nil: nothing is logged.
+	// Logger gets what operators do and failed logins, never a token or the code of an invite. Nil: nothing is logged.
 	Logger *slog.Logger
 }
 
 // Handler answers the operator of a hub.
 type Handler struct {
-	cfg Config
-	mux *http.ServeMux
+	cfg      Config
+	pages    pages
+	throttle throttle
+	sessions sessions
+	serve    http.Handler
 }
 
 // New makes the handler of a hub.
 func New(cfg Config) (*Handler, error) {
-	if cfg.Hub == nil || cfg.Observer == nil {
-		return nil, errors.New("admin: no hub or no observer given")
+	if cfg.Hub == nil || cfg.Admission == nil || cfg.Observer == nil {
+		return nil, errors.New("admin: Hub, Admission and Observer must be given")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -47,19 +53,69 @@ func New(cfg Config) (*Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admin: metrics: %w", err)
 	}
-	h := &Handler{cfg: cfg, mux: http.NewServeMux()}
-	h.mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
+	h := &Handler{cfg: cfg}
+	if h.pages, err = parsePages(); err != nil {
+		return nil, fmt.Errorf("admin: pages: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
 		MaxRequestsInFlight: maxScrapes,
 		Timeout:             scrapeTimeout,
 		EnableOpenMetrics:   true,
 	}))
-	h.mux.HandleFunc("GET /healthz", h.healthz)
-	h.mux.HandleFunc("GET /readyz", h.readyz)
+	mux.HandleFunc("GET /healthz", h.healthz)
+	mux.HandleFunc("GET /readyz", h.readyz)
+	h.mountPages(mux)
+	h.mountAPI(mux)
+	h.serve = secured(http.NewCrossOriginProtection().Handler(mux))
 	return h, nil
 }
 
+func (h *Handler) mountPages(mux *http.ServeMux) {
+	mux.HandleFunc("GET /static/{name}", static)
+	mux.HandleFunc("GET /login", h.loginPage)
+	mux.HandleFunc("POST /login", h.login)
+	mux.HandleFunc("POST /logout", h.logout)
+	for pattern, page := range map[string]http.HandlerFunc{
+		"GET /{$}":             h.couriersPage,
+		"POST /disconnect":     h.disconnectForm,
+		"GET /lists":           h.listsPage,
+		"POST /lists":          h.ruleForm,
+		"POST /lists/remove":   h.removeForm,
+		"POST /mode":           h.modeForm,
+		"GET /invites":         h.invitesPage,
+		"POST /invites":        h.inviteForm,
+		"POST /invites/revoke": h.revokeForm,
+		"GET /status":          h.statusPage,
+	} {
+		mux.HandleFunc(pattern, h.asPage(page))
+	}
+}
+
+func (h *Handler) mountAPI(mux *http.ServeMux) {
+	for pattern, answer := range map[string]apiFunc{
+		"GET /api/v1/status":          h.apiStatus,
+		"GET /api/v1/couriers":        h.apiCouriers,
+		"POST /api/v1/disconnect":     h.apiDisconnect,
+		"GET /api/v1/refusals":        h.apiRefusals,
+		"GET /api/v1/mode":            h.apiMode,
+		"PUT /api/v1/mode":            h.apiSetMode,
+		"GET /api/v1/rules":           h.apiRules,
+		"POST /api/v1/rules":          h.apiSetRule,
+		"DELETE /api/v1/rules":        h.apiRemoveRule,
+		"GET /api/v1/invites":         h.apiInvites,
+		"POST /api/v1/invites":        h.apiCreateInvite,
+		"DELETE /api/v1/invites/{id}": h.apiRevokeInvite,
+	} {
+		mux.HandleFunc(pattern, h.asAPI(answer))
+	}
+	mux.HandleFunc("/api/", h.asAPI(func(*http.Request) (any, error) {
+		return nil, &apiError{status: http.StatusNotFound, Message: "there is no such call"}
+	}))
+}
+
 // ServeHTTP implements http.Handler.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.ServeHTTP(w, r) }
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.serve.ServeHTTP(w, r) }
 
 // NewServer makes a server for a listener of its own, with bounds for every wait. The caller gives it the listener and ends it.
 func (h *Handler) NewServer() *http.Server {
@@ -76,7 +132,6 @@ func (h *Handler) NewServer() *http.Server {
 
 func writeJSON(w http.ResponseWriter, status int, answer any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(answer) // whoever asked has gone
 }

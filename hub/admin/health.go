@@ -1,8 +1,6 @@
 package admin
 
-import (
-	"net/http"
-)
+import "net/http"
 
 // health is what /healthz and /readyz answer.
 type health struct {
@@ -23,6 +21,11 @@ func (s Status) reasons() []string {
 	return append(reasons, s.Problems...)
 }
 
+func (s Status) health() health {
+	reasons := s.reasons()
+	return health{len(reasons) == 0, reasons}
+}
+
 // healthz answers as long as the process does.
 func (h *Handler) healthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
@@ -30,8 +33,7 @@ func (h *Handler) healthz(w http.ResponseWriter, _ *http.Request) {
 
 // readyz tells whether the hub should get new connections.
 func (h *Handler) readyz(w http.ResponseWriter, _ *http.Request) {
-	answer := health{Reasons: h.cfg.Hub.Status().reasons()}
-	answer.Ready = len(answer.Reasons) == 0
+	answer := h.cfg.Hub.Status().health()
 	status := http.StatusOK
 	if !answer.Ready {
 		status = http.StatusServiceUnavailable
