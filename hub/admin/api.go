@@ -55,7 +55,9 @@ func decode(r *http.Request, into any) error {
 	}
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
+	if err := d.Decode(into); errors.Is(err, admission.ErrRule) {
+		return err
+	} else if err != nil {
 		return badRequest("the body is not the JSON expected: " + strings.TrimPrefix(err.Error(), "json: "))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {

@@ -3,7 +3,6 @@ package admin_test
 import (
 	"errors"
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,50 +12,33 @@ import (
 	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/vhost"
-	"github.com/secretstack/secretstack/keys"
 )
 
-func newHandler(t *testing.T, hub *fakeHub) (*admin.Handler, *admin.Observer) {
+// scrape gives the lines of the metrics.
+func (w *world) scrape(t *testing.T) []string {
 	t.Helper()
-	observer := admin.NewObserver()
-	h, err := admin.New(admin.Config{Hub: hub, Observer: observer})
-	if err != nil {
-		t.Fatal(err)
+	answer := w.get(t, "/metrics")
+	if answer.Code != http.StatusOK {
+		t.Fatalf("/metrics: %d %s", answer.Code, answer.Body)
 	}
-	return h, observer
-}
-
-func get(t *testing.T, h http.Handler, path string) *httptest.ResponseRecorder {
-	t.Helper()
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
-	return w
-}
-
-// scrape gives the lines of the metrics that are this package's.
-func scrape(t *testing.T, h http.Handler) []string {
-	t.Helper()
-	w := get(t, h, "/metrics")
-	if w.Code != http.StatusOK {
-		t.Fatalf("/metrics: %d %s", w.Code, w.Body)
-	}
-	return strings.Split(w.Body.String(), "\n")
+	return strings.Split(answer.Body.String(), "\n")
 }
 
 func TestMetricsSayWhatHappened(t *testing.T) {
-	hub := &fakeHub{
-		about: admin.About{Version: "1.2.3", Started: time.Unix(1000, 0)},
-		status: admin.Status{
+	w := newWorld(t)
+	w.hub.set(func(h *fakeHub) {
+		h.about.Started = time.Unix(1000, 0)
+		h.status = admin.Status{
 			Registry: registry.Status{Records: 7, Retired: 2, Writes: 9, Free: 12345},
 			Certificates: []admin.Certificate{
 				{Name: "hub.example.org", Expires: time.Unix(3000, 0)},
 				{Name: "hub.example.org", Expires: time.Unix(2000, 0)},
 			},
 			Pools: 3, Sockets: 5, Waiting: 4, Requests: 6, Circuits: 8, Tunnels: 1,
-		},
-		couriers: []admin.Courier{{Kind: admin.KindNative}, {Kind: admin.KindNative}, {Kind: admin.KindSecrez}},
-	}
-	h, o := newHandler(t, hub)
+		}
+		h.couriers = []admin.Courier{{Kind: admin.KindNative}, {Kind: admin.KindNative}, {Kind: admin.KindSecrez}}
+	})
+	o := w.observer
 	o.Opened(admin.ProtocolWebSocket)
 	o.Opened(admin.ProtocolWebSocket)
 	o.Closed(admin.ProtocolWebSocket)
@@ -68,7 +50,7 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 	o.Circuit(time.Second, 100)
 	o.Refused(admin.Refusal{Reason: admin.ReasonRate})
 
-	got := scrape(t, h)
+	got := w.scrape(t)
 	for _, line := range []string{
 		`secretstack_hub_build_info{version="1.2.3"} 1`,
 		`secretstack_hub_ready 1`,
@@ -120,15 +102,17 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 }
 
 func TestNothingThatAStrangerSendsBecomesALabel(t *testing.T) {
-	h, o := newHandler(t, &fakeHub{couriers: []admin.Courier{{Kind: "stranger"}}})
-	before := len(scrape(t, h))
+	w := newWorld(t)
+	w.hub.set(func(h *fakeHub) { h.couriers = []admin.Courier{{Kind: "stranger"}} })
+	o := w.observer
+	before := len(w.scrape(t))
 	o.Opened("stranger")
 	o.Carried("stranger", 1, 1)
 	o.Registered("stranger", "stranger")
 	o.Registered(admin.KindNative, "stranger")
 	o.Exchange(vhost.Exchange{Status: 999})
 	o.Refused(admin.Refusal{Reason: "stranger", What: "stranger", Addr: netip.MustParseAddr("192.0.2.1")})
-	after := scrape(t, h)
+	after := w.scrape(t)
 	if len(after) != before {
 		t.Errorf("%d lines became %d", before, len(after))
 	}
@@ -143,39 +127,33 @@ func TestNothingThatAStrangerSendsBecomesALabel(t *testing.T) {
 }
 
 func TestTwoHubsOfAProcessShareNoMetrics(t *testing.T) {
-	one, o := newHandler(t, &fakeHub{})
-	other, _ := newHandler(t, &fakeHub{})
-	o.Refused(admin.Refusal{Reason: admin.ReasonFull})
+	one, other := newWorld(t), newWorld(t)
+	one.observer.Refused(admin.Refusal{Reason: admin.ReasonFull})
 	const counted = `secretstack_hub_refusals_total{reason="full"} 1`
-	if !slices.Contains(scrape(t, one), counted) || slices.Contains(scrape(t, other), counted) {
+	if !slices.Contains(one.scrape(t), counted) || slices.Contains(other.scrape(t), counted) {
 		t.Error("a refusal is not counted at the hub that refused, and there alone")
 	}
 }
 
 func TestReadinessSaysWhatIsMissing(t *testing.T) {
-	identity, err := keys.Generate()
-	if err != nil {
-		t.Fatal(err)
+	w := newWorld(t)
+	if got := w.get(t, "/readyz"); got.Code != http.StatusOK || strings.TrimSpace(got.Body.String()) != `{"ready":true,"reasons":[]}` {
+		t.Errorf("ready: %d %s", got.Code, got.Body)
 	}
-	hub := &fakeHub{about: admin.About{Key: identity.Public()}}
-	h, _ := newHandler(t, hub)
-	if w := get(t, h, "/readyz"); w.Code != http.StatusOK || strings.TrimSpace(w.Body.String()) != `{"ready":true,"reasons":[]}` {
-		t.Errorf("ready: %d %s", w.Code, w.Body)
-	}
-	hub.set(func(h *fakeHub) {
+	w.hub.set(func(h *fakeHub) {
 		h.status.Draining = true
 		h.status.Registry.Err = errors.New("/secret/path is full")
 		h.status.Problems = []string{"the certificate ran out"}
 	})
-	w := get(t, h, "/readyz")
+	got := w.get(t, "/readyz")
 	want := `{"ready":false,"reasons":["the hub is about to end","the registry cannot write; the log says why","the certificate ran out"]}`
-	if w.Code != http.StatusServiceUnavailable || strings.TrimSpace(w.Body.String()) != want {
-		t.Errorf("not ready: %d %s", w.Code, w.Body)
+	if got.Code != http.StatusServiceUnavailable || strings.TrimSpace(got.Body.String()) != want {
+		t.Errorf("not ready: %d %s", got.Code, got.Body)
 	}
-	if w := get(t, h, "/healthz"); w.Code != http.StatusOK {
-		t.Errorf("a hub that drains is dead: %d %s", w.Code, w.Body)
+	if got := w.get(t, "/healthz"); got.Code != http.StatusOK {
+		t.Errorf("a hub that drains is dead: %d %s", got.Code, got.Body)
 	}
-	if lines := scrape(t, h); !slices.Contains(lines, "secretstack_hub_ready 0") || !slices.Contains(lines, "secretstack_hub_draining 1") {
+	if lines := w.scrape(t); !slices.Contains(lines, "secretstack_hub_ready 0") || !slices.Contains(lines, "secretstack_hub_draining 1") {
 		t.Error("the metrics say something else")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"embed"
 	"html/template"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"path"
@@ -243,7 +244,7 @@ func (h *Handler) showLogin(w http.ResponseWriter, r *http.Request, err error) {
 // static serves the style, the script and the pictures of the pages.
 func static(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
-	if path.Ext(name) == ".html" {
+	if info, err := fs.Stat(web, "web/"+name); err != nil || info.IsDir() || path.Ext(name) == ".html" {
 		http.NotFound(w, r)
 		return
 	}
