@@ -37,7 +37,7 @@
 // # Ids
 //
 // A hub knows a courier by an [ID] such as "7y-6ro-3z". [IDFromHost] finds it in a Host header, strictly below the hub's
-// own domain. People hand each other a [ContactLink], which carries the key as well, so that no hub has to be believed.
+// own domain.
 //
 // # What the original accepts and this package refuses
 //

@@ -119,7 +119,7 @@ func ParseContactURL(s string) (ContactURL, error) {
 		return ContactURL{}, fmt.Errorf("%w: not an http address", ErrID)
 	}
 	label, hub, found := strings.Cut(lower(u.Host), ".")
-	if !found || !isHub(hub) {
+	if !found || hostName(hub) == "" || strings.Trim(hub, hostCharacters) != "" {
 		return ContactURL{}, fmt.Errorf("%w: no hub in the address", ErrID)
 	}
 	id, err := ParseID(label)
@@ -128,9 +128,6 @@ func ParseContactURL(s string) (ContactURL, error) {
 	}
 	return ContactURL{ID: id, Hub: u.Scheme + "://" + hub}, nil
 }
-
-// isHub reports whether a host in lower case, with or without a port, can be a hub's.
-func isHub(host string) bool { return hostName(host) != "" && strings.Trim(host, hostCharacters) == "" }
 
 // String writes the address, or nothing for the zero value.
 func (u ContactURL) String() string {
