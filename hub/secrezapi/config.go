@@ -85,10 +85,9 @@ type Config struct {
 	// answer, for a hub whose HTTP goes through a proxy that does not carry other ports. Empty: not said.
 	TunnelHost string
 
-	Landing string         // where / leads, an address. Empty: to the welcome document
-	Version string         // in the welcome document. Empty: "0.2.1", the version of Secrez's hub whose API this is
-	Code    string         // for the counts. Empty: nobody gets them
-	Key     keys.PublicKey // the hub's own, for contact links. Zero: left out
+	Landing string // where / leads, an address. Empty: to the welcome document
+	Version string // in the welcome document. Empty: "0.2.1", the version of Secrez's hub whose API this is
+	Code    string // for the counts. Empty: nobody gets them
 
 	// Addr tells a visitor's true address. nil: the other end of the connection.
 	Addr func(*http.Request) netip.Addr
@@ -123,6 +122,7 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
+	c.Domain = strings.ToLower(strings.TrimSuffix(c.Domain, "."))
 	if c.Version == "" {
 		c.Version = "0.2.1"
 	}
@@ -189,14 +189,25 @@ func (c Config) check() error {
 	case c.Registry == nil:
 		return fmt.Errorf("%w: no registry", ErrConfig)
 	case c.Domain != "" && !isDomain(c.Domain):
-		return fmt.Errorf("%w: the domain must be a host name without scheme and port, in lower case", ErrConfig)
+		return fmt.Errorf("%w: the domain must be a host name without scheme and port", ErrConfig)
 	case c.Port < 0 || c.Port > 65535:
 		return fmt.Errorf("%w: no such port", ErrConfig)
 	}
-	if u, err := url.Parse(c.Landing); c.Landing != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
-		return fmt.Errorf("%w: the landing page must be an http or https address", ErrConfig)
+	if c.Landing != "" && !isAddress(c.Landing) {
+		return fmt.Errorf("%w: the landing page must be an http or https address, with %%xx for what is not plain ASCII", ErrConfig)
 	}
 	return nil
+}
+
+// isAddress reports whether s is an address of the web as it may stand in a header.
+func isAddress(s string) bool {
+	for _, c := range s {
+		if c <= ' ' || c >= 0x7f || strings.ContainsRune("\"<>\\^`{|}", c) {
+			return false
+		}
+	}
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }
 
 // isDomain reports whether s is a host name such as "hub.example.com".

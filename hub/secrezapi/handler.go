@@ -2,6 +2,7 @@ package secrezapi
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -19,29 +20,44 @@ type Handler struct {
 	attempts *attempts
 	code     [sha256.Size]byte // of Config.Code
 	calls    []call
+	contact  contactPage
 }
 
 // New makes a handler, and reads from Config.Used what was used before. Its error is [ErrConfig], or the store's.
 func New(cfg Config) (*Handler, error) {
+	cfg = cfg.withDefaults()
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	cfg = cfg.withDefaults()
+	page, err := newContactPage()
+	if err != nil {
+		return nil, fmt.Errorf("secrezapi: %w", err)
+	}
 	h := &Handler{
 		cfg: cfg, attempts: newAttempts(cfg.MaxAnswers, cfg.Now), code: sha256.Sum256([]byte(cfg.Code)), calls: calls(),
+		contact: page,
 	}
-	opts := secrez.ReplayOptions{Window: window, Now: cfg.Now}
-	if cfg.Used == nil {
-		opts.NotBefore = cfg.Now()
-		h.replays = secrez.NewReplayCache(opts)
-		return h, nil
-	}
-	h.replays = secrez.NewReplayCache(opts)
-	h.used = newUsedPayloads(cfg.Used, cfg.Now)
-	if err := h.used.load(cfg.Timeout, h.replays.Remember); err != nil {
+	if err := h.remember(); err != nil {
 		return nil, fmt.Errorf("secrezapi: read the used payloads: %w", err)
 	}
 	return h, nil
+}
+
+// remember begins with what was used before, or else without anything that could have been.
+func (h *Handler) remember() error {
+	opts := secrez.ReplayOptions{Window: window, Now: h.cfg.Now}
+	if h.cfg.Used != nil {
+		h.replays = secrez.NewReplayCache(opts)
+		h.used = newUsedPayloads(h.cfg.Used, h.cfg.Now)
+		err := h.used.load(h.cfg.Timeout, h.replays.Remember)
+		if !errors.Is(err, errPage) {
+			return err
+		}
+		h.cfg.Logger.Warn("registrations signed before now are refused", "err", err)
+	}
+	opts.NotBefore = h.cfg.Now()
+	h.replays = secrez.NewReplayCache(opts)
+	return nil
 }
 
 // A call is one thing that the API does. Segments of its path are matched in any case; "*" stands for any one segment.

@@ -18,7 +18,10 @@ import (
 	"github.com/secretstack/secretstack/secrez"
 )
 
-var errUnsignedReset = errors.New("secrezapi: the reset is not signed")
+var (
+	errUnsignedReset = errors.New("secrezapi: the reset is not signed")
+	errInterrupted   = errors.New("secrezapi: the registration was interrupted")
+)
 
 // A form is a registration as it arrives.
 type form struct {
@@ -136,7 +139,7 @@ func meansYes(s string) bool {
 }
 
 // register answers a registration: as it was answered before, if it is the same one, else by doing what it says.
-func (h *Handler) register(ctx context.Context, f form, addr netip.Addr, s site) (registered, error) {
+func (h *Handler) register(ctx context.Context, f form, addr netip.Addr, s site) (res registered, err error) {
 	payload, err := f.VerifyFresh(h.cfg.Now(), window)
 	if err != nil {
 		return registered{}, err
@@ -156,8 +159,9 @@ func (h *Handler) register(ctx context.Context, f form, addr netip.Addr, s site)
 	if !mine {
 		return h.repeat(ctx, at, payload)
 	}
-	res, err := h.attempt(ctx, payload, invite, addr, s)
-	h.attempts.end(at, res, err)
+	err = errInterrupted // what those who wait are told if the attempt panics
+	defer func() { h.attempts.end(at, res, err) }()
+	res, err = h.attempt(ctx, payload, invite, addr, s)
 	return res, err
 }
 

@@ -63,8 +63,8 @@ func LocalPort(host string, addr netip.Addr) (port string, ok bool) {
 	name := host
 	if n, p, err := net.SplitHostPort(host); err == nil {
 		name, port = n, p
-	} else {
-		name = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	} else if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
+		name = strings.TrimSuffix(inner, "]")
 	}
 	if port != "" {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || strconv.FormatUint(n, 10) != port {
