@@ -21,7 +21,7 @@ const relayMode = "CIRCUIT_TEST_RELAY"
 func TestMain(m *testing.M) {
 	if mode := os.Getenv(relayMode); mode != "" {
 		if err := relay(mode); err != nil {
-			fmt.Println("error", err)
+			fmt.Fprintln(os.Stdout, "error", err)
 			os.Exit(1)
 		}
 		os.Exit(0)
@@ -39,7 +39,7 @@ func relay(mode string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(ln.Addr())
+	fmt.Fprintln(os.Stdout, ln.Addr())
 	if err := joinTwo(ln, mode); err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func relay(mode string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(after - before)
+	fmt.Fprintln(os.Stdout, after - before)
 	return nil
 }
 
