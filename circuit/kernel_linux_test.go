@@ -47,7 +47,7 @@ func relay(mode string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(os.Stdout, after - before)
+	fmt.Fprintln(os.Stdout, after-before)
 	return nil
 }
 
