@@ -47,6 +47,7 @@ else. TCP and WebSocket share one port. Identity and data are kept in the folder
 	flags.StringVarP(&f.address, "address", "a", "", "address to listen on (default: all)")
 	flags.StringVarP(&f.domain, "domain", "d", "", "name by which the internet reaches this hub")
 	flags.StringVar(&f.name, "name", "", "name that the hub gives itself (default: its domain)")
+	cmd.AddCommand(newHubHealth(g))
 	return cmd
 }
 

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+const (
+	defaultAdmin  = "127.0.0.1:8434"
+	healthTimeout = 5 * time.Second
+	maxHealth     = 64 << 10 // bytes of an answer
+)
+
+// newHubHealth asks a running hub whether it is ready: for containers, scripts and people.
+func newHubHealth(g *globals) *cobra.Command {
+	address := defaultAdmin
+	cmd := &cobra.Command{
+		Use:   "health",
+		Short: "ask a running hub whether it is ready",
+		Long: `health asks the admin listener of a running hub whether it takes connections and can write. It ends with 0 if so, and
+otherwise with 1 and the reasons. It needs no token.`,
+		Example: "  secretstack hub health\n  secretstack hub health --admin 127.0.0.1:9000",
+		Args:    argsBetween(0, 0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return hubHealth(cmd.Context(), g, address)
+		},
+	}
+	cmd.Flags().StringVar(&address, "admin", address, "address of the hub's admin listener")
+	return cmd
+}
+
+func hubHealth(ctx context.Context, g *globals, address string) error {
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return usagef("--admin takes an address such as %s, not %q", defaultAdmin, address)
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	u := url.URL{Scheme: "http", Host: address, Path: "/readyz"}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return usagef("--admin takes an address such as %s, not %q", defaultAdmin, address)
+	}
+	direct := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // no proxy of the environment in between
+	response, err := direct.Do(request)
+	if err != nil {
+		if cause, ok := errors.AsType[*url.Error](err); ok {
+			err = cause.Err
+		}
+		return fmt.Errorf("no hub answers at %s: %w; is it running with --admin?", address, err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	var health struct {
+		Ready   bool     `json:"ready"`
+		Reasons []string `json:"reasons"`
+	}
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxHealth))
+	if err != nil || json.Unmarshal(text, &health) != nil {
+		return fmt.Errorf("what answers at %s is not the admin listener of a hub", address)
+	}
+	if g.json {
+		fmt.Fprint(g.out, string(text))
+	}
+	switch {
+	case !health.Ready:
+		return fmt.Errorf("not ready: %s", printable(strings.Join(health.Reasons, "; ")))
+	case !g.json:
+		fmt.Fprintln(g.out, "ready")
+	}
+	return nil
+}
