@@ -2,9 +2,11 @@ package cert
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -295,5 +297,60 @@ func TestOnlyTheChallengeThatIsWaitedForIsAnswered(t *testing.T) {
 	}
 	if got, _ := a.GetCertificate(hello("hub.example.org", "acme-tls/1")); got != nil {
 		t.Error("answered when nobody waits any more")
+	}
+}
+
+func TestCloseDoesNotWaitForAnAuthority(t *testing.T) {
+	asked, leave := make(chan struct{}, 1), make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		<-leave
+	}))
+	defer s.Close()
+	defer close(leave)
+	a, err := StartAutomatic(AutomaticOptions{
+		Domain: "hub.example.org", Folder: t.TempDir(), AgreeToTerms: true, Directory: s.URL,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := a.Status()[0].Err; !errors.Is(err, errNone) {
+		t.Errorf("the end was taken for a failure: %v", err)
+	}
+}
+
+func TestVisitorsGetTheCertificateAndHTTP2(t *testing.T) {
+	p := pairIn(t.TempDir())
+	one := current(t, 1, "hub.example.org")
+	one.save(t, p)
+	files, err := LoadFiles(FilesOptions{}, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	automatic := startWith(t, t.TempDir(), map[string]made{"hub.example.org.pem": one})
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(one.cert)
+	for _, config := range []*tls.Config{files.TLSConfig(), automatic.TLSConfig()} {
+		shake := func(host string) (*tls.Conn, error) {
+			near, far := net.Pipe()
+			t.Cleanup(func() { _, _ = near.Close(), far.Close() })
+			go func() { _ = tls.Server(far, config).Handshake() }()
+			client := tls.Client(near, &tls.Config{ServerName: host, RootCAs: roots, NextProtos: []string{"h2", "http/1.1"}})
+			return client, client.Handshake()
+		}
+		c, err := shake("hub.example.org")
+		if err != nil || c.ConnectionState().NegotiatedProtocol != "h2" {
+			t.Errorf("%v %+v", err, c.ConnectionState())
+		}
+		if _, err := shake("elsewhere.org"); err == nil {
+			t.Error("a certificate for any name")
+		}
 	}
 }
