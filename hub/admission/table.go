@@ -74,6 +74,7 @@ func (t *table[C]) take(who C, kind Kind, b bucket, now int64) time.Duration {
 	s := t.place(t.sets[i], who, now)
 	full := min(max(s.full[kind], now), now+b.window) // more than empty it was only by an earlier, longer rate
 	if wait := full + b.every - now - b.window; wait > 0 {
+		s.full[kind] = full
 		return time.Duration(wait)
 	}
 	s.full[kind] = full + b.every
