@@ -417,12 +417,12 @@ func TestRulesExpire(t *testing.T) {
 		drain()
 		want(t, "the key", a.Visit(stranger, k), nil)
 		want(t, "the network", a.Network(neighbour), ErrDenied)
-		time.Sleep(time.Hour - 1)
+		time.Sleep(time.Hour - time.Nanosecond)
 		if times := drain(); len(times) != 0 {
 			t.Errorf("the hub is told at %v", times)
 		}
 		want(t, "the key", a.Visit(stranger, k), nil)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		want(t, "the key, an hour later", a.Visit(stranger, k), ErrDenied)
 		if times := drain(); len(times) != 1 || times[0].Sub(start) != time.Hour {
 			t.Errorf("the hub is told at %v", times)
@@ -552,8 +552,8 @@ func TestTheLogTellsOfChangesAndNoSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, secret := range []string{code, strings.ReplaceAll(code, "-", "")} {
-		if strings.Contains(log, secret) || strings.Contains(string(stored), secret) || strings.Contains(fmt.Sprint(a.Invites()), secret) {
+	for _, where := range []string{log, string(stored), fmt.Sprint(a.Invites())} {
+		if strings.Contains(where, code) || strings.Contains(where, strings.ReplaceAll(code, "-", "")) {
 			t.Error("the code of an invite can be read")
 		}
 	}

@@ -10,8 +10,8 @@ import (
 
 func FuzzParseSubject(f *testing.F) {
 	for _, s := range []string{
-		"7y-6ro-3z", "192.0.2.0/24", "192.0.2.1", "2001:db8::/32", "::ffff:192.0.2.0/120", "::ffff:0:0/95", "10.1.2.3/8", "0.0.0.0/0", "::/0",
-		"fe80::1%eth0", "fe80::%eth0/64", "@AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=.ed25519", "", "1.2.3.4/33", "01.2.3.4",
+		"7y-6ro-3z", "192.0.2.0/24", "192.0.2.1", "2001:db8::/32", "::ffff:192.0.2.0/120", "::ffff:0:0/95", "10.1.2.3/8", "0.0.0.0/0",
+		"::/0", "fe80::1%eth0", "fe80::%eth0/64", "@AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=.ed25519", "", "1.2.3.4/33", "01.2.3.4",
 		key(f, 1).Ref(), key(f, 1).Base64(), key(f, 2).Base64() + "$" + key(f, 1).Base64(),
 	} {
 		f.Add(s)
@@ -51,8 +51,10 @@ func FuzzParseSubject(f *testing.F) {
 
 func FuzzParseRule(f *testing.F) {
 	for _, s := range []string{
-		"deny 192.0.2.0/24", "allow 7y-6ro-3z # a note # and more", "deny 2001:db8::1 until 2030-01-31", "deny 10.0.0.0/8 until 2030-01-31T12:00:00+02:00#x",
-		"deny  192.0.2.1\tuntil 2030-01-31   #  ", "deny", "deny 192.0.2.1 until", "forbid 192.0.2.1", "deny 192.0.2.1 until 2030-13-01", "# deny",
+		"deny 192.0.2.0/24", "allow 7y-6ro-3z # a note # and more", "deny 2001:db8::1 until 2030-01-31",
+		"deny 10.0.0.0/8 until 2030-01-31T12:00:00+02:00#x",
+		"deny  192.0.2.1\tuntil 2030-01-31   #  ", "deny", "deny 192.0.2.1 until", "forbid 192.0.2.1",
+		"deny 192.0.2.1 until 2030-13-01", "# deny",
 		"deny 192.0.2.1 until 0001-01-01T00:00:00Z", "deny 192.0.2.1 until 9999-12-31T23:59:59-12:00", "allow " + key(f, 1).Ref(),
 		"deny 192.0.2.1 # \u2028", "deny 192.0.2.1 # \x00", "deny 192.0.2.1 until 2030-01-31T12:00:00.999Z",
 	} {
@@ -84,8 +86,8 @@ func FuzzParseRule(f *testing.F) {
 
 func FuzzParseCode(f *testing.F) {
 	for _, s := range []string{
-		"ybndr-fg8ej-kmcpq-xot1u", "YBNDRFG8EJKMCPQXOT1U", " ybndr fg8ej kmcpq xot1u ", "ybndr-fg8ej-kmcpq-xot1", "ybndr-fg8ej-kmcpq-xot10",
-		"", "--------------------", "ybndrfg8ejkmcpqxot1\u212a",
+		"ybndr-fg8ej-kmcpq-xot1u", "YBNDRFG8EJKMCPQXOT1U", " ybndr fg8ej kmcpq xot1u ", "ybndr-fg8ej-kmcpq-xot1",
+		"ybndr-fg8ej-kmcpq-xot10", "", "--------------------", "ybndrfg8ejkmcpqxot1\u212a",
 	} {
 		f.Add(s)
 	}
@@ -105,7 +107,9 @@ func FuzzParseCode(f *testing.F) {
 }
 
 func FuzzParseRate(f *testing.F) {
-	for _, s := range []string{"50/s", "7/s", "100/h burst 500", "1/90s", "2/1h30m", "none", "0/s", "1/d burst 365", "1000000000/s burst 1000000000", "3/7ns"} {
+	for _, s := range []string{
+		"50/s", "7/s", "100/h burst 500", "1/90s", "2/1h30m", "none", "0/s", "1/d burst 365", "1000000000/s burst 1000000000", "3/7ns",
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

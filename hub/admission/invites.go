@@ -36,7 +36,7 @@ func (a *Admission) CreateInvite(ctx context.Context, terms Invite) (code string
 		if err != nil {
 			return "", Invite{}, failure(err)
 		}
-		a.log.Info("admission: invite made", "invite", held.ID, "uses", held.Uses, "expires", held.Expires)
+		a.log.Info("admission: invite made", "invite", held.ID, "uses", held.Uses, "note", held.Note)
 		return code, held.Invite, a.settle(ctx, func() bool { return a.inviteFeed.seen >= revision })
 	}
 }

@@ -206,15 +206,18 @@ func TestNodesAgree(t *testing.T) {
 
 // What happens on another node between the look at an invite and the write.
 func TestARaceBetweenNodesHasOneWinner(t *testing.T) {
+	redeems := func(n uint64) func(*testing.T, *Admission, string, string) error {
+		return func(t *testing.T, other *Admission, code, _ string) error { return publish(t, other, key(t, n), code) }
+	}
 	for name, c := range map[string]struct {
 		uses  int
 		other func(t *testing.T, other *Admission, code, id string) error
 		err   error
 		used  int
 	}{
-		"the last use is taken": {1, func(t *testing.T, o *Admission, code, _ string) error { return publish(t, o, key(t, 2), code) }, ErrInvite, 1},
-		"one of two is taken":   {2, func(t *testing.T, o *Admission, code, _ string) error { return publish(t, o, key(t, 2), code) }, nil, 2},
-		"the same key redeems":  {2, func(t *testing.T, o *Admission, code, _ string) error { return publish(t, o, key(t, 1), code) }, nil, 1},
+		"the last use is taken": {1, redeems(2), ErrInvite, 1},
+		"one of two is taken":   {2, redeems(2), nil, 2},
+		"the same key redeems":  {2, redeems(1), nil, 1},
 		"it is revoked and was never redeemed": {2, func(t *testing.T, o *Admission, _, id string) error {
 			return o.RevokeInvite(t.Context(), id)
 		}, ErrInvite, 0},

@@ -33,14 +33,14 @@ func TestRatesAreTokenBuckets(t *testing.T) {
 			t.Errorf("%d at once", n)
 		}
 		re, ok := errors.AsType[*RateError](ask())
-		if !ok || re.Kind != Lookup || re.RetryAfter != time.Second/2 || !strings.Contains(re.Error(), "too many lookups, try again in 1 s") {
+		if !ok || re.Kind != Lookup || re.RetryAfter != time.Second/2 || !strings.Contains(re.Error(), "lookups, try again in 1 s") {
 			t.Errorf("got %v", re)
 		}
-		time.Sleep(re.RetryAfter - 1)
+		time.Sleep(re.RetryAfter - time.Nanosecond)
 		if n := passes(1, ask); n != 0 {
 			t.Error("before the time that was told")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if n := passes(5, ask); n != 1 {
 			t.Errorf("%d after the time that was told", n)
 		}
@@ -213,9 +213,9 @@ func TestPublishCountsNewIDsOnly(t *testing.T) {
 
 func TestTheTableDoesNotGrow(t *testing.T) {
 	a, _ := open(t, func(c *Config) { c.Tracked = 1024 })
-	for n := range 100_000 {
+	for n := range 20_000 {
 		addr := netip.AddrFrom4([4]byte{100, byte(n >> 16), byte(n >> 8), byte(n)})
-		_ = a.AllowKey(Connection, addr, cheapKey(t, uint64(n)))
+		_ = a.AllowKey(Connection, addr, key(t, uint64(n)))
 	}
 	if n := len(a.addresses.sets) * ways; n != 1024 {
 		t.Errorf("there is room for %d addresses", n)
@@ -251,7 +251,7 @@ func TestAMillionAddressesTakeNoMemory(t *testing.T) {
 		b := [16]byte{0x20, 0x01, 0x0d, 0xb8, 0, byte(n >> 16), byte(n >> 8), byte(n)}
 		addr := netip.AddrFrom16(b)
 		if a.Connect(addr) == nil && n%8 == 0 {
-			_ = a.AllowKey(Connection, addr, cheapKey(t, uint64(n)))
+			_ = a.AllowKey(Connection, addr, key(t, uint64(n)))
 		}
 	}
 	grown := heap() - before
@@ -304,7 +304,7 @@ func TestConcurrentQuestionsShareABucket(t *testing.T) {
 					passed.Add(1)
 				}
 				_ = a.Allow(Lookup, netip.AddrFrom4([4]byte{100, byte(g), byte(n >> 8), byte(n)}))
-				_ = a.Visit(stranger, cheapKey(t, uint64(n)))
+				_ = a.Visit(stranger, key(t, uint64(n)))
 			}
 		})
 	}
@@ -349,7 +349,8 @@ func TestRatesAsText(t *testing.T) {
 	}
 	for _, s := range []string{
 		"", "5", "/s", "5/", "5/w", "0/s", "-1/s", "+1/s", "1.5/s", "5 / s", "5/s burst", "5/s burst 0", "5/s burst -1", "5/s burst x",
-		"5/s  burst 5", "2000000000/s", "9999999999999/s", "5/25h", "5/-1s", "5/0s", "10/1ns", "1/d burst 366", "None", "none burst 5", " 5/s",
+		"5/s  burst 5", "2000000000/s", "9999999999999/s", "5/25h", "5/-1s", "5/0s", "10/1ns", "1/d burst 366", "None",
+		"none burst 5", " 5/s",
 	} {
 		if got, err := ParseRate(s); !errors.Is(err, ErrRule) {
 			t.Errorf("%q is %+v, %v", s, got, err)

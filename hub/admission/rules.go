@@ -40,7 +40,7 @@ func (a *Admission) SetRule(ctx context.Context, r Rule) error {
 	if err != nil {
 		return failure(err)
 	}
-	a.log.Info("admission: rule set", "effect", string(r.Effect), "subject", r.Subject.String(), "expires", r.Expires)
+	a.log.Info("admission: rule set", "rule", r.String())
 	return a.settle(ctx, func() bool { return a.ruleFeed.seen >= revision })
 }
 

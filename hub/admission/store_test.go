@@ -7,6 +7,7 @@ import (
 	"iter"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/secretstack/secretstack/hub/registry"
 )
@@ -53,7 +54,8 @@ func TestOpenRefusesWhatItCannotRead(t *testing.T) {
 		"a short hash":          {"invites", i.ID, strings.Replace(string(goodInvite), `"hash":"`+i.ID, `"hash":"`, 1)},
 		"many uses":             {"invites", i.ID, strings.Replace(string(goodInvite), `"uses":3`, `"uses":1001`, 1)},
 		"more members than may": {"invites", i.ID, strings.Replace(string(goodInvite), `"uses":3`, `"uses":0`, 1)},
-		"a member without key":  {"invites", i.ID, strings.Replace(string(goodInvite), `"uses":3`, `"uses":3,"members":[{"key":""}]`, 1)},
+		"a member without key": {"invites", i.ID, strings.Replace(string(goodInvite), `"uses":3`, `"uses":3,
+			"members":[{"key":""}]`, 1)},
 	} {
 		w := newWorld()
 		bucket := w.rules
@@ -72,26 +74,23 @@ func TestOpenRefusesWhatItCannotRead(t *testing.T) {
 
 // At run time what cannot be read comes from a node of a later version. What was known before still holds.
 func TestWhatCannotBeReadAtRunTimeChangesNothing(t *testing.T) {
-	a, w := open(t, nil)
-	set(t, a, "deny 192.0.2.8")
-	code, i := invite(t, a, Invite{})
-	for _, b := range []struct {
-		bucket *memBucket
-		feed   *feed
-		key    string
-	}{{w.rules, &a.ruleFeed, "192.0.2.8"}, {w.invites, &a.inviteFeed, i.ID}} {
-		revision, err := b.bucket.Put(t.Context(), b.key, []byte(`{"v":2}`))
-		if err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		a, w := open(t, nil)
+		set(t, a, "deny 192.0.2.8")
+		code, i := invite(t, a, Invite{})
+		for key, bucket := range map[string]*memBucket{"192.0.2.8": w.rules, i.ID: w.invites} {
+			if _, err := bucket.Put(t.Context(), key, []byte(`{"v":2}`)); err != nil {
+				t.Fatal(err)
+			}
 		}
-		want(t, "settle", a.settle(t.Context(), func() bool { return b.feed.seen >= revision }), nil)
-	}
-	want(t, "the rule", a.Network(neighbour), ErrDenied)
-	if strings.Count(w.log.String(), "level=ERROR") != 2 {
-		t.Errorf("the log says %s", w.log)
-	}
-	want(t, "SetMode", a.SetMode(ModeInvite), nil)
-	want(t, "redeem", publish(t, a, key(t, 1), code), ErrStored) // it is read again, because it has changed
+		synctest.Wait()
+		want(t, "the rule", a.Network(neighbour), ErrDenied)
+		if strings.Count(w.log.String(), "level=ERROR") != 2 {
+			t.Errorf("the log says %s", w.log)
+		}
+		want(t, "SetMode", a.SetMode(ModeInvite), nil)
+		want(t, "redeem", publish(t, a, key(t, 1), code), ErrStored) // it is read again, because it has changed
+	})
 }
 
 func TestOpenWaitsForTheEngineAsLongAsTheContextLasts(t *testing.T) {
