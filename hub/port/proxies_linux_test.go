@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/hub/port"
+	"github.com/secretstack/secretstack/multiserver"
 )
 
 // visitorAddr is where visitors come from; proxies connect from 127.0.0.1.
@@ -283,4 +284,32 @@ func TestHTTPAndUpgradesPassNginxAsAWebServer(t *testing.T) {
 	}
 	send(c, "both ways")
 	wantBytes(t, r, "both ways")
+}
+
+func TestPeersThatVanishAreNoticed(t *testing.T) {
+	ln := local(t)
+	p := open(t, port.Options{}, ln)
+	send(dial(t, ln.Addr()), noise)
+	c := accept(t, p.Secret())
+	wantBytes(t, c, noise)
+	tcp, ok := multiserver.TCPConn(c)
+	if !ok {
+		t.Fatal("no TCP connection")
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = raw.Control(func(fd uintptr) {
+		on, _ := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE)
+		idle, _ := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE)
+		each, _ := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL)
+		count, _ := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT)
+		if on == 0 || idle != 30 || each != 10 || count != 4 {
+			t.Errorf("keep-alive %d after %d s, %d times each %d s", on, idle, count, each)
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
