@@ -592,7 +592,7 @@ func TestDefectA4CloseEndsTheWriterEvenIfTheGoodbyeFails(t *testing.T) {
 // Defect A7: two system calls for each box.
 func TestDefectA7SeveralBoxesGoOutInOneWrite(t *testing.T) {
 	key, nonce := testKey()
-	for size, want := range map[int]int{1: 1, MaxBody: 1, MaxBody + 1: 1, 64 << 10: 1, 64<<10 + 1: 2, 1 << 20: 16} {
+	for size, want := range map[int]int{1: 1, MaxBody: 1, MaxBody + 1: 1, 64<<10 + 9: 1, 68 << 10: 1, 68<<10 + 1: 2, 1 << 20: 16} {
 		l := &limited{left: 2 << 20}
 		if _, err := NewWriter(l, key, nonce).Write(pattern(size)); err != nil || l.writes != want {
 			t.Errorf("%d bytes: %d writes, want %d (%v)", size, l.writes, want, err)

@@ -30,7 +30,7 @@ const (
 	// plainHeaderSize is a two-byte length and the body's tag.
 	plainHeaderSize = 2 + secretbox.TagSize
 
-	batchBoxes = 16 // how many full boxes go into one write
+	batchBoxes = 17 // how many full boxes go into one write: 64 KiB and the header of a packet around them
 	smallSize  = HeaderSize + MaxBody
 	// largeSize holds a batch, and also the body of the largest box there is.
 	largeSize = batchBoxes * smallSize

@@ -32,7 +32,7 @@ func NewWriter(w io.Writer, key *[KeySize]byte, nonce *[NonceSize]byte) *Writer 
 // Format implements [fmt.Formatter]; it prints no key.
 func (w *Writer) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "boxstream.Writer") }
 
-// Write encrypts p and writes it in batches of up to 64 KiB. An empty p writes
+// Write encrypts p and writes it in batches of up to 68 KiB. An empty p writes
 // nothing. After an error n is the number of bytes whose boxes were written
 // whole, and the Writer stays failed: the other side could not follow it.
 func (w *Writer) Write(p []byte) (n int, err error) {
