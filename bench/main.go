@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime/pprof"
 	"strings"
 	"time"
@@ -48,7 +49,11 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	only := flags.String("only", "", "measure only these `rows`, for example 1,3a (3 means 3a and 3b)")
-	peer := flags.String("peer", "", "measure only peers whose name contains `text`")
+	var peer *regexp.Regexp
+	flags.Func("peer", "measure only peers whose name matches the `regexp`", func(text string) (err error) {
+		peer, err = regexp.Compile(text)
+		return err
+	})
 	seconds := flags.Float64("seconds", 1, "`length` of a round")
 	rounds := flags.Int("rounds", 5, "`number` of rounds that count")
 	asJSON := flags.Bool("json", false, "print every round as JSON instead of the table")
@@ -59,7 +64,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 		return options{}, err
 	}
 	opts := options{asJSON: *asJSON, profile: *profile, js: *js}
-	opts.plan = plan{Round: time.Duration(*seconds * float64(time.Second)), Rounds: *rounds, Peer: *peer}
+	opts.plan = plan{Round: time.Duration(*seconds * float64(time.Second)), Rounds: *rounds, Peer: peer}
 	opts.plan.Say = func(format string, args ...any) { _, _ = fmt.Fprintf(stderr, format+"\n", args...) }
 	if *quiet {
 		opts.plan.Say = func(string, ...any) {}

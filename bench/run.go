@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -16,7 +16,7 @@ var errEndedEarly = errors.New("the stream ended before the measurement did")
 type plan struct {
 	Round  time.Duration
 	Rounds int
-	Peer   string                           // measure only peers whose name contains this
+	Peer   *regexp.Regexp                   // measure only peers whose name matches; nil means all
 	Say    func(format string, args ...any) // progress
 }
 
@@ -162,7 +162,7 @@ func measureGauges(ctx context.Context, r row, p plan) []gaugeResult {
 	return all
 }
 
-func (p plan) wants(name string) bool { return strings.Contains(name, p.Peer) }
+func (p plan) wants(name string) bool { return p.Peer == nil || p.Peer.MatchString(name) }
 
 // selectRows keeps the rows that only names ("1,3a"; "3" means 3a and 3b); all of them if it is empty.
 func selectRows(rows []row, only []string) ([]row, error) {

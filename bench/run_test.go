@@ -72,7 +72,7 @@ func TestRowsAreSelectedByNumberOrByName(t *testing.T) {
 }
 
 func TestFlagsThatMakeNoSenseAreRefused(t *testing.T) {
-	for _, args := range [][]string{{"-rounds", "0"}, {"-seconds", "-1"}, {"-seconds", "x"}, {"-unknown"}} {
+	for _, args := range [][]string{{"-rounds", "0"}, {"-seconds", "-1"}, {"-seconds", "x"}, {"-unknown"}, {"-peer", "("}} {
 		if _, err := parseFlags(args, io.Discard); err == nil {
 			t.Errorf("%v was accepted", args)
 		}
