@@ -13,7 +13,7 @@ func chunksRow(node *nodeJS) row {
 		Key:   "5",
 		Title: "source of 64 KiB chunks",
 		Unit:  "MB/s",
-		Ours:  peer{Name: oursName, Note: oursNote, Start: startChunks},
+		Ours:  peer{Name: oursName, Note: oursNote + "; each chunk is given back with muxrpc.Recycle", Start: startChunks},
 		Peers: []peer{
 			{
 				Name:    "our box stream alone",

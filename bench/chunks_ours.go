@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/secretstack/secretstack/muxrpc"
 )
 
 func startChunks(ctx context.Context) (meter, error) {
@@ -19,6 +21,7 @@ func startChunks(ctx context.Context) (meter, error) {
 					return fmt.Errorf("a chunk of %d bytes", len(got))
 				}
 				moved.Add(chunkSize)
+				muxrpc.Recycle(got)
 				return nil
 			})
 		})

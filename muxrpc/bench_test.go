@@ -149,8 +149,9 @@ func BenchmarkSourceOf64KiBChunks(b *testing.B) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	cpu := reportCPU(b)
-	for _, err := range muxrpc.Source[[]byte](context.Background(), client, "chunks", b.N) {
+	for chunk, err := range muxrpc.Source[[]byte](context.Background(), client, "chunks", b.N) {
 		must(b, err)
+		muxrpc.Recycle(chunk)
 	}
 	cpu()
 }

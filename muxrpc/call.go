@@ -168,6 +168,11 @@ func receiveInto[T any](ctx context.Context, st *stream, plain *plainDecoder, it
 	return nil
 }
 
+// Recycle takes back the memory of an item, a []byte or the Bytes of a [Value], for items to come. Nobody may use it, or
+// what shares memory with it, after that: give the item as it was received. It spares those who read large items most of
+// the garbage collector's work; nobody has to call it.
+func Recycle(item []byte) { packetstream.Recycle(item) }
+
 // Writer sends items to a sink.
 type Writer[T any] struct{ st *stream }
 

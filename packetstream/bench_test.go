@@ -6,7 +6,7 @@ import (
 	"github.com/secretstack/secretstack/packetstream"
 )
 
-func benchmarkRead(b *testing.B, size int) {
+func benchmarkRead(b *testing.B, size int, recycle bool) {
 	stream := packetstream.AppendPacket(nil, packetstream.Header{ID: -1, Stream: true, Type: packetstream.JSON}, make([]byte, size))
 	r := packetstream.NewReader(&repeating{data: stream}, 0)
 	b.SetBytes(int64(len(stream)))
@@ -15,11 +15,15 @@ func benchmarkRead(b *testing.B, size int) {
 		if _, _, err := r.Next(); err != nil {
 			b.Fatal(err)
 		}
+		if recycle {
+			packetstream.Recycle(r.Detach())
+		}
 	}
 }
 
-func BenchmarkRead100Bytes(b *testing.B) { benchmarkRead(b, 100) }
-func BenchmarkRead64KiB(b *testing.B)    { benchmarkRead(b, 64<<10) }
+func BenchmarkRead100Bytes(b *testing.B)   { benchmarkRead(b, 100, false) }
+func BenchmarkRead64KiB(b *testing.B)      { benchmarkRead(b, 64<<10, false) }
+func BenchmarkRead64KiBAgain(b *testing.B) { benchmarkRead(b, 64<<10, true) }
 
 func BenchmarkAppend100Bytes(b *testing.B) {
 	body := make([]byte, 100)

@@ -196,6 +196,52 @@ func TestPacketsArriveWholeHoweverTheyAreCut(t *testing.T) {
 	}
 }
 
+func TestMemoryThatIsGivenBackHoldsTheNextBodies(t *testing.T) {
+	stream := packetstream.AppendPacket(nil, packetstream.Header{ID: 1}, bytes.Repeat([]byte("x"), 64<<10))
+	r := packetstream.NewReader(&repeating{data: stream}, 0)
+	read := func() {
+		if _, _, err := r.Next(); err != nil {
+			t.Fatal(err)
+		}
+		packetstream.Recycle(r.Detach())
+	}
+	if n := testing.AllocsPerRun(100, read); n != 0 {
+		t.Errorf("%g allocations a body, want none", n)
+	}
+}
+
+func TestBodiesInUsedMemoryAreWhatWasSent(t *testing.T) {
+	var stream []byte
+	var bodies [][]byte
+	for i, size := range []int{64 << 10, 40_000, 64 << 10, 33_000, 100_000, 300_000, 64 << 10, 5000} {
+		bodies = append(bodies, bytes.Repeat([]byte{byte('a' + i)}, size))
+		stream = packetstream.AppendPacket(stream, packetstream.Header{ID: 1}, bodies[i])
+	}
+	r := packetstream.NewReader(iotest.HalfReader(bytes.NewReader(stream)), 0)
+	for i, want := range bodies {
+		_, body, err := r.Next()
+		if err != nil || !bytes.Equal(body, want) {
+			t.Fatalf("body %d has %d bytes, want %d of %q (%v)", i, len(body), len(want), want[0], err)
+		}
+		packetstream.Recycle(r.Detach())
+	}
+}
+
+func TestMemoryOfOthersIsNotTaken(t *testing.T) {
+	for _, size := range []int{0, 1, 64<<10 - 1, 64<<10 + 1, 1 << 20} {
+		packetstream.Recycle(make([]byte, size)[:size:size])
+	}
+	whole := bytes.Repeat([]byte("x"), 64<<10)
+	packetstream.Recycle(whole[1:]) // somebody has the first byte
+	r := packetstream.NewReader(bytes.NewReader(packetstream.AppendPacket(nil, packetstream.Header{ID: 1}, make([]byte, 64<<10))), 0)
+	if _, _, err := r.Next(); err != nil {
+		t.Fatal(err)
+	}
+	if string(whole[:3]) != "xxx" {
+		t.Error("a part of somebody's memory was used")
+	}
+}
+
 // emptyReads returns nothing every other time.
 type emptyReads struct {
 	r    io.Reader

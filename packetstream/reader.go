@@ -21,6 +21,28 @@ const (
 
 var largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
 
+// bodies holds memory for bodies that Recycle was given.
+var bodies sync.Pool
+
+// newBody returns memory for a body of n bytes, at most firstBody.
+func newBody(n int) []byte {
+	if n > firstBody/2 { // no more than half of it is left over
+		if b, ok := bodies.Get().(*[firstBody]byte); ok {
+			return b[:n]
+		}
+	}
+	return make([]byte, n)
+}
+
+// Recycle takes back the memory of a body that Detach returned, for another body of any Reader. Nobody may use it, or
+// what shares memory with it, after that. It spares those who read in bulk most of the garbage collector's work; nobody
+// has to call it, and what it has no use for is left to the collector.
+func Recycle(body []byte) {
+	if cap(body) == firstBody {
+		bodies.Put((*[firstBody]byte)(body[:firstBody]))
+	}
+}
+
 // Reader reads packets from a byte stream. An idle Reader holds less than half a KiB; a busy one borrows 32 KiB. It is
 // not safe for concurrent use.
 type Reader struct {
@@ -107,7 +129,7 @@ func (r *Reader) readBody(n int) error {
 
 // readDirect reads a large body into memory of its own, which doubles as the bytes arrive.
 func (r *Reader) readDirect(n int) error {
-	body := make([]byte, min(n, firstBody))
+	body := newBody(min(n, firstBody))
 	have := copy(body, r.buffer()[r.pos:r.end])
 	r.pos += have
 	r.last = 0 // large bodies do not need the large buffer
@@ -123,6 +145,7 @@ func (r *Reader) readDirect(n int) error {
 		}
 		grown := make([]byte, min(n, 2*have))
 		copy(grown, body)
+		Recycle(body)
 		body = grown
 	}
 }

@@ -221,7 +221,9 @@ func pass(ctx context.Context, to, from *muxrpc.Stream[muxrpc.Value, muxrpc.Valu
 		if err != nil {
 			return err
 		}
-		if err := to.Send(ctx, item); err != nil {
+		err = to.Send(ctx, item)
+		muxrpc.Recycle(item.Bytes)
+		if err != nil {
 			return err
 		}
 		passed()
