@@ -92,7 +92,7 @@ func (s *Session) awaitOutbox(ctx context.Context, n int) error {
 		if err := s.openError(); err != nil {
 			return err
 		}
-		if s.out.size() < pendingLimit {
+		if s.out.size < pendingLimit {
 			return nil
 		}
 		if err := s.waitUnlocked(ctx, s.out.space.wait(), nil); err != nil {

@@ -161,7 +161,7 @@ func (in *inbound) callServed() {
 func (s *Session) putAnswer(h packetstream.Header, body []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.out.size() >= pendingLimit && !s.ended {
+	for s.out.size >= pendingLimit && !s.ended {
 		if s.waitUnlocked(s.ctx, s.out.space.wait(), nil) != nil {
 			return // the session is ending
 		}

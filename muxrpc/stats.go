@@ -65,7 +65,7 @@ func (s *Session) Stats() Stats {
 	stats.Streams = len(s.mine) + s.serving
 	stats.Handlers = s.handlers
 	stats.Buffered = s.buffered
-	stats.Pending = s.out.size()
+	stats.Pending = s.out.size
 	stats.Credit = s.credit.mode == creditOn
 	return stats
 }

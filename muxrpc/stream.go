@@ -97,7 +97,7 @@ func (st *stream) sendBody(ctx context.Context, kind Kind, body []byte) error {
 			return ctx.Err()
 		case !s.mayWrite(st):
 			// wait for the peer to grant more
-		case s.out.size() >= pendingLimit:
+		case s.out.size >= pendingLimit:
 			space = s.out.space.wait()
 		default:
 			s.out.put(st.header(kind, false), body)

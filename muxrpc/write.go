@@ -10,26 +10,26 @@ import (
 	"github.com/secretstack/secretstack/packetstream"
 )
 
-// writeChunk is what is written at once, so that slow progress counts as progress.
-const writeChunk = 64 << 10
+const (
+	// writeChunk is what is written at once, so that slow progress counts as progress.
+	writeChunk = 64 << 10
+	// fullArena is how much is in an arena that waits to be written when another one follows it: to move so much into a
+	// larger one costs more than one write more.
+	fullArena = 64 << 10
+)
 
 // outbox holds the packets that wait to be written. Whoever adds a packet makes sure that somebody flushes; nobody does
 // while nothing waits, so an idle session needs no goroutine and no memory for writing. Guarded by Session.mu.
 type outbox struct {
-	pending   *arena // nil while nothing waits
+	pending   *arena // the first of those that wait, nil while nothing does
+	last      *arena // the last of them
+	size      int    // bytes in all of them
 	flushing  bool   // somebody is writing, and will write what is pending too
 	control   int    // bytes among the pending ones that were added without waiting for space
 	announced bool   // the first packet was added
 	closed    bool   // the goodbye was added: nothing follows it
 	failed    bool   // the connection failed: nothing can be written
 	space     signal // pending was taken, or the outbox was closed
-}
-
-func (o *outbox) size() int {
-	if o.pending == nil {
-		return 0
-	}
-	return len(o.pending.b)
 }
 
 func (o *outbox) isIdle() bool { return o.failed || !o.flushing && o.pending == nil }
@@ -42,8 +42,25 @@ func (o *outbox) put(h packetstream.Header, body []byte) {
 	}
 	h.Credit = !o.announced
 	o.announced = true
-	o.pending = o.pending.withRoom(packetCost(len(body)))
-	o.pending.b = packetstream.AppendPacket(o.pending.b, h, body)
+	n := packetCost(len(body))
+	a := o.room(n)
+	a.b = packetstream.AppendPacket(a.b, h, body)
+	o.size += n
+}
+
+// room returns the arena that the next n bytes go into.
+func (o *outbox) room(n int) *arena {
+	switch {
+	case o.pending == nil:
+		o.pending = newArena(n)
+		o.last = o.pending
+	case len(o.last.b) >= fullArena && !o.last.fits(n):
+		o.last.next = newArena(n)
+		o.last = o.last.next
+	default:
+		o.last = o.last.withRoom(n)
+	}
+	return o.last
 }
 
 // putControl adds a packet that cannot wait: an end, or a refusal made while reading. See throttle.
@@ -57,16 +74,17 @@ func (o *outbox) close() {
 	if o.closed || o.failed {
 		return
 	}
-	o.pending = o.pending.withRoom(packetstream.HeaderSize)
-	o.pending.b = packetstream.AppendGoodbye(o.pending.b)
+	a := o.room(packetstream.HeaderSize)
+	a.b = packetstream.AppendGoodbye(a.b)
+	o.size += packetstream.HeaderSize
 	o.closed = true
 	o.space.broadcast()
 }
 
-// take returns what is pending, or nil if nothing is.
+// take empties the outbox and returns what was pending, or nil if nothing was.
 func (o *outbox) take() *arena {
 	a := o.pending
-	o.pending, o.control = nil, 0
+	o.pending, o.last, o.size, o.control = nil, nil, 0, 0
 	o.space.broadcast()
 	return a
 }
@@ -74,8 +92,7 @@ func (o *outbox) take() *arena {
 // fail drops what is pending for good.
 func (o *outbox) fail() {
 	o.failed = true
-	o.pending, o.control = nil, 0
-	o.space.broadcast()
+	o.take()
 }
 
 // flushSoon makes sure that what is pending gets written. Called with mu held.
@@ -118,9 +135,7 @@ func (s *Session) flush() {
 		}
 		s.mu.Unlock()
 
-		err := s.write(a.b)
-		a.free()
-		if err != nil {
+		if err := s.writeAll(a); err != nil {
 			s.mu.Lock()
 			s.out.fail()
 			s.idle.broadcast()
@@ -129,6 +144,19 @@ func (s *Session) flush() {
 			s.hangUpNow()
 		}
 	}
+}
+
+// writeAll writes an arena and those that follow it, and gives them back.
+func (s *Session) writeAll(a *arena) error {
+	for a != nil {
+		if err := s.write(a.b); err != nil {
+			return err
+		}
+		next := a.next
+		a.free()
+		a = next
+	}
+	return nil
 }
 
 // write writes b whole. Only the goroutine that flushes calls it.
