@@ -9,7 +9,7 @@ import (
 
 // TestEveryPeerWorks measures everything for a moment: it checks that the peers run and answer rightly, not how fast.
 func TestEveryPeerWorks(t *testing.T) {
-	for _, r := range allRows(newNodeJS("js")) {
+	for _, r := range allRows(newNodeJS("js"), "") {
 		for _, p := range append([]peer{r.Ours}, r.Peers...) {
 			t.Run(r.Key+"/"+p.Name, func(t *testing.T) { runPeer(t, p) })
 		}
@@ -26,6 +26,9 @@ func runPeer(t *testing.T, p peer) {
 	}
 	for range 2 {
 		rate, err := m.Measure(t.Context(), 50*time.Millisecond)
+		if errors.Is(err, errors.ErrUnsupported) {
+			t.Skip("this system does not tell")
+		}
 		if err != nil || rate <= 0 {
 			t.Errorf("measured %g, %v", rate, err)
 		}
@@ -36,7 +39,7 @@ func runPeer(t *testing.T, p peer) {
 }
 
 func TestGaugesCount(t *testing.T) {
-	for _, r := range allRows(newNodeJS("js")) {
+	for _, r := range allRows(newNodeJS("js"), "") {
 		for _, g := range r.Gauges {
 			value, err := g.Measure(t.Context())
 			if err != nil || value < 0 {

@@ -18,7 +18,7 @@ func TestNotesNameTheInstalledVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	var notes []string
-	for _, r := range allRows(newNodeJS("js")) {
+	for _, r := range allRows(newNodeJS("js"), "") {
 		for _, p := range r.Peers {
 			notes = append(notes, p.Note)
 		}

@@ -25,11 +25,15 @@ type options struct {
 	only    []string
 	asJSON  bool
 	profile string
+	heap    string
 	js      string
 	plan    plan
 }
 
 func main() {
+	if playRole() {
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	opts, err := parseFlags(os.Args[1:], os.Stderr)
@@ -59,11 +63,12 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	asJSON := flags.Bool("json", false, "print every round as JSON instead of the table")
 	quiet := flags.Bool("quiet", false, "do not tell about the rounds on standard error")
 	profile := flags.String("cpuprofile", "", "write a CPU profile to `file`; use it with -only and -peer")
+	heap := flags.String("memprofile", "", "write a heap profile of the server of row idle to `file`")
 	js := flags.String("js", "js", "`folder` of the JavaScript peers")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
 	}
-	opts := options{asJSON: *asJSON, profile: *profile, js: *js}
+	opts := options{asJSON: *asJSON, profile: *profile, heap: *heap, js: *js}
 	opts.plan = plan{Round: time.Duration(*seconds * float64(time.Second)), Rounds: *rounds, Peer: peer}
 	opts.plan.Say = func(format string, args ...any) { _, _ = fmt.Fprintf(stderr, format+"\n", args...) }
 	if *quiet {
@@ -81,7 +86,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 }
 
 func run(ctx context.Context, opts options, out io.Writer) error {
-	rows, err := selectRows(allRows(newNodeJS(opts.js)), opts.only)
+	rows, err := selectRows(allRows(newNodeJS(opts.js), opts.heap), opts.only)
 	if err != nil {
 		return err
 	}

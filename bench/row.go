@@ -12,6 +12,8 @@ type row struct {
 	Unit  string // of every figure in the row
 	Ours  peer
 	Peers []peer
+	// LessIsMore marks figures of which the smaller is the better: ratios are turned round, so that over 1 we are ahead.
+	LessIsMore bool
 	// Gauges are counted at the end of the row, not compared with anybody.
 	Gauges []gauge
 }
@@ -60,8 +62,9 @@ func stateless(f measureFunc) func(context.Context) (meter, error) {
 	return func(context.Context) (meter, error) { return f, nil }
 }
 
-// allRows are the first five rows of the targets, in their order.
-func allRows(node *nodeJS) []row {
+// allRows are the first five rows of the targets, in their order, and the memory of an idle peer, of whose server a heap
+// profile is written to the named file, unless it has no name.
+func allRows(node *nodeJS, heapProfile string) []row {
 	return []row{
 		handshakeRow(node),
 		boxRow(node),
@@ -69,5 +72,6 @@ func allRows(node *nodeJS) []row {
 		callRow(node, 64),
 		itemsRow(node),
 		chunksRow(node),
+		idleRow(heapProfile),
 	}
 }

@@ -29,8 +29,8 @@ type result struct {
 	Gauges []gaugeResult `json:"gauges,omitempty"`
 }
 
-// peerResult is a peer's figures. Ratio is the median of our figure to the peer's in the same round: a machine that
-// is slow for a while is slow for both.
+// peerResult is a peer's figures. Ratio is the median of our figure to the peer's in the same round, or of the peer's to
+// ours where less is more: a machine that is slow for a while is slow for both.
 type peerResult struct {
 	Name    string    `json:"name"`
 	Ours    bool      `json:"ours,omitempty"`
@@ -84,7 +84,7 @@ func measureRow(ctx context.Context, r row, p plan) result {
 		if isOurs {
 			ours = c.rounds
 		}
-		peer := c.result(ours)
+		peer := c.result(ours, r.LessIsMore)
 		peer.Ours = isOurs
 		res.Peers = append(res.Peers, peer)
 	}
@@ -130,7 +130,7 @@ func (c *contender) measure(ctx context.Context, p plan, round int) {
 }
 
 // result compares with our figures, one a round; there may be fewer, when we failed or were not asked for.
-func (c *contender) result(ours []float64) peerResult {
+func (c *contender) result(ours []float64, lessIsMore bool) peerResult {
 	res := peerResult{Name: c.Name, Note: c.Note, AtLeast: c.AtLeast}
 	if c.err != nil {
 		res.Missing = c.err.Error()
@@ -140,6 +140,9 @@ func (c *contender) result(ours []float64) peerResult {
 	ratios := make([]float64, min(len(ours), len(c.rounds)))
 	for i := range ratios {
 		ratios[i] = ours[i] / c.rounds[i]
+		if lessIsMore {
+			ratios[i] = 1 / ratios[i]
+		}
 	}
 	res.Ratio = median(ratios)
 	return res

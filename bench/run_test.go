@@ -39,6 +39,14 @@ func TestRoundsAlternateAndTheFirstIsNotCounted(t *testing.T) {
 	}
 }
 
+func TestLessCanBeMore(t *testing.T) {
+	var log []string
+	r := row{LessIsMore: true, Ours: fakePeer("ours", 10, &log), Peers: []peer{fakePeer("a", 30, &log)}}
+	if res := measureRow(t.Context(), r, quietPlan(2)); res.Peers[1].Ratio != 3 {
+		t.Errorf("ratio %g", res.Peers[1].Ratio)
+	}
+}
+
 func TestAPeerThatFailsIsLeftOutWithItsReason(t *testing.T) {
 	var log []string
 	broken := peer{Name: "broken", AtLeast: 1, Start: func(context.Context) (meter, error) {
