@@ -66,6 +66,7 @@ func (e *TruncatedError) Unwrap() error { return io.ErrUnexpectedEOF }
 // The pools are shared by all streams, because lending buffers between streams
 // is what they are for. They hold no state that anybody can observe.
 var (
+	quietPool = sync.Pool{New: func() any { return new([quietSize]byte) }}
 	smallPool = sync.Pool{New: func() any { return new([smallSize]byte) }}
 	largePool = sync.Pool{New: func() any { return new([largeSize]byte) }}
 )

@@ -2,7 +2,10 @@ package boxstream
 
 import (
 	"bytes"
+	"errors"
 	"io"
+	"net"
+	"os"
 	"runtime"
 	"testing"
 	"unsafe"
@@ -23,7 +26,7 @@ func (s *stall) Read(p []byte) (int, error) {
 }
 
 func TestIdleReaderHoldsLittleMemory(t *testing.T) {
-	const limit = 1024
+	const limit = 512
 	if n := unsafe.Sizeof(Reader{}); n > limit {
 		t.Errorf("a Reader has %d bytes, want at most %d", n, limit)
 	}
@@ -57,6 +60,46 @@ func TestIdleReaderHoldsLittleMemory(t *testing.T) {
 	}
 }
 
+// hesitant runs into a deadline before every read.
+type hesitant struct {
+	r    io.Reader
+	size int // of a read at most
+	late bool
+}
+
+func (h *hesitant) Read(p []byte) (int, error) {
+	if h.late = !h.late; h.late {
+		return 0, &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}
+	}
+	return h.r.Read(p[:min(h.size, len(p))])
+}
+
+func TestReaderGoesOnAfterDeadlinesAndHoldsNothingBetweenBoxes(t *testing.T) {
+	key, nonce := testKey()
+	plain := pattern(100_000)
+	sealed := encrypt(t, key, nonce, plain[:10], plain[10:600], plain[600:70_000], plain[70_000:])
+	for _, size := range []int{1, 7, HeaderSize, 500, 1 << 20} {
+		r := NewReader(&hesitant{r: bytes.NewReader(sealed), size: size}, key, nonce)
+		var got []byte
+		for p := make([]byte, 10_000); ; {
+			n, err := r.Read(p)
+			got = append(got, p[:n]...)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatal(err)
+			}
+			if borrowed := r.large != nil || r.quiet != nil; err != nil && borrowed && r.lo == r.hi && !r.inBody {
+				t.Fatalf("reads of %d: a buffer is held after a deadline between two boxes", size)
+			}
+		}
+		if !bytes.Equal(got, plain) {
+			t.Errorf("reads of %d: %d bytes arrived, and not those that were sent", size, len(got))
+		}
+	}
+}
+
 func TestEndedReaderGivesItsBufferBack(t *testing.T) {
 	key, nonce := testKey()
 	sealed := encrypt(t, key, nonce, pattern(100000))
@@ -64,8 +107,8 @@ func TestEndedReaderGivesItsBufferBack(t *testing.T) {
 	for _, b := range [][]byte{encrypt(t, key, nonce, pattern(100000)), sealed, sealed[:50000]} {
 		r := NewReader(bytes.NewReader(b), key, nonce)
 		_, _ = io.Copy(io.Discard, r)
-		if r.large != nil {
-			t.Error("a large buffer is held after the end")
+		if r.large != nil || r.quiet != nil {
+			t.Error("a buffer is held after the end")
 		}
 	}
 }

@@ -5,14 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/secretstack/secretstack/internal/secretbox"
 )
 
 const (
-	// idleSize is the length of the buffer that a Reader keeps, in bytes: enough
-	// for the packets of a quiet session.
-	idleSize = 512
+	// quietSize is the length of the buffer of a Reader whose stream is in use, in
+	// bytes: enough for the packets of a quiet session.
+	quietSize = 512
 
 	// maxEmptyReads bounds how often in a row the underlying stream may return
 	// neither bytes nor an error.
@@ -25,8 +26,9 @@ type Reader struct {
 	key   secretbox.Key
 	nonce [NonceSize]byte // of the next thing to open
 
-	buf    []byte           // idle[:] or large[:]
-	large  *[largeSize]byte // from the pool; nil while idle is in use
+	buf    []byte           // idle[:], quiet[:] or large[:]
+	quiet  *[quietSize]byte // from the pool, or nil
+	large  *[largeSize]byte // from the pool, or nil; there is one of the two at most
 	lo, hi int              // buf[lo:hi] has arrived and is not opened
 	filled bool             // the last read took all the room there was
 	plain  []byte           // opened and not yet handed out; lies in buf before lo
@@ -38,7 +40,7 @@ type Reader struct {
 	readErr error // from r; reported when buf[lo:hi] is used up
 	err     error // the end of the stream
 
-	idle [idleSize]byte
+	idle [HeaderSize]byte // what waits for the first byte
 }
 
 // NewReader returns a Reader that decrypts from r. The nonce counts upwards from
@@ -60,7 +62,8 @@ func (r *Reader) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "boxstre
 // is a [*TruncatedError], which is [io.ErrUnexpectedEOF]; one that was tampered
 // with is [ErrInvalidHeader] or [ErrInvalidPacket]. Bytes that came before in
 // good order are returned first. Other errors of the underlying stream, such as
-// a deadline, are passed on, and reading may go on after them.
+// a deadline, are passed on, and reading may go on after them. A Reader that ran
+// into a deadline between two boxes holds the least memory until more arrives.
 func (r *Reader) Read(p []byte) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -174,37 +177,62 @@ func (r *Reader) fill() error {
 
 // readFailed makes of an end without goodbye an error that is not io.EOF.
 func (r *Reader) readFailed(err error) error {
-	if errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, io.EOF):
 		err = &TruncatedError{Got: r.hi - r.lo, Want: r.wanted()}
 		r.fail(err)
+	case errors.Is(err, os.ErrDeadlineExceeded) && r.lo == r.hi && !r.inBody:
+		r.useIdle()
 	}
 	return err
 }
 
 // makeRoom moves what has arrived to the front of a buffer that is large enough
-// for what is wanted. The large buffer is kept only while reads fill it.
+// for what is wanted. A header that breaks a long silence is read alone; the
+// large buffer is kept only while reads fill it.
 func (r *Reader) makeRoom() {
 	left := r.buf[r.lo:r.hi]
+	idle := r.large == nil && r.quiet == nil
 	switch {
-	case r.large == nil && (r.filled || r.wanted() > idleSize):
-		r.large = largePool.Get().(*[largeSize]byte)
-		r.buf = r.large[:]
-		copy(r.buf, left)
-	case r.large != nil && len(left) == 0 && !r.filled && r.wanted() <= idleSize:
-		r.useIdle()
+	case r.large == nil && (r.filled && !idle || r.wanted() > quietSize):
+		r.useLarge(left)
+	case idle && (len(left) > 0 || r.inBody):
+		r.useQuiet(left)
+	case r.large != nil && len(left) == 0 && !r.filled && r.wanted() <= quietSize:
+		r.useQuiet(nil)
 	case r.lo > 0:
 		copy(r.buf, left)
 	}
 	r.lo, r.hi = 0, len(left)
 }
 
-// useIdle gives the large buffer back.
+// useLarge moves what is left to the large buffer.
+func (r *Reader) useLarge(left []byte) {
+	large := largePool.Get().(*[largeSize]byte)
+	copy(large[:], left)
+	r.useIdle()
+	r.large, r.buf = large, large[:]
+}
+
+// useQuiet moves what is left, which fits, to the buffer of a quiet stream.
+func (r *Reader) useQuiet(left []byte) {
+	quiet := quietPool.Get().(*[quietSize]byte)
+	copy(quiet[:], left)
+	r.useIdle()
+	r.quiet, r.buf = quiet, quiet[:]
+}
+
+// useIdle gives the buffers back that are borrowed.
 func (r *Reader) useIdle() {
 	if r.large != nil {
 		largePool.Put(r.large)
 	}
-	r.large = nil
+	if r.quiet != nil {
+		quietPool.Put(r.quiet)
+	}
+	r.large, r.quiet = nil, nil
 	r.buf = r.idle[:]
+	r.lo, r.hi = 0, 0
 }
 
 // fail ends the stream, forgets the key and drops what no later Read can use.
@@ -212,5 +240,4 @@ func (r *Reader) fail(err error) {
 	r.err = err
 	r.key.Clear()
 	r.useIdle()
-	r.lo, r.hi = 0, 0
 }
