@@ -236,6 +236,20 @@ func TestConfigurationsThatMakeNoSenseAreRefused(t *testing.T) {
 	}
 }
 
+func TestModesAsText(t *testing.T) {
+	for s, wanted := range map[string]Mode{"": ModeOpen, "open": ModeOpen, "invite": ModeInvite, "closed": ModeClosed} {
+		var m Mode
+		if err := m.UnmarshalText([]byte(s)); err != nil || m != wanted {
+			t.Errorf("%q is %q, %v", s, m, err)
+		}
+	}
+	m := ModeClosed
+	want(t, "another text", m.UnmarshalText([]byte("Open")), ErrRule)
+	if m != ModeClosed {
+		t.Errorf("it is %q then", m)
+	}
+}
+
 func TestTheListsAreBounded(t *testing.T) {
 	a, _ := open(t, func(c *Config) { c.MaxRules, c.MaxInvites = 2, 1 })
 	set(t, a, "deny 192.0.2.1", "deny 192.0.2.2")

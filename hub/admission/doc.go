@@ -44,8 +44,8 @@
 //   - A question whose answer tells whether an id or a key exists, and an address of a courier at which there is none:
 //     [Admission.Allow] with [Lookup]. Circuits and deposits in mailboxes: [Admission.AllowKey] with [Circuit] and [Deposit].
 //
-// All of these but Publish answer from memory, in well under a microsecond, and allocate nothing unless they refuse. Publish
-// writes to disk when it redeems an invite, and never else.
+// All of these but Publish answer from memory, in well under a microsecond, and allocate nothing unless they refuse or
+// [Config.IDOf] does. Publish writes to disk when it redeems an invite, and never else.
 //
 // # Changes
 //
@@ -56,10 +56,10 @@
 // # Limits
 //
 // Rates are token buckets, one for each kind and address, and one for each kind and key. IPv6 addresses count by their /64,
-// which is what one customer gets at least. The buckets lie in a table of fixed size: while there is room nothing is
-// forgotten; when there is none, buckets that are full again go first, since they say nothing, and then those that are
-// nearest to it. Somebody who commands a million addresses therefore takes no memory, and does not get rid of a limit that he
-// has run into. Limits can be changed at run time with [Admission.SetLimits].
+// which is what one customer gets at least. Each node counts for itself. The buckets lie in a table of fixed size: while
+// there is room nothing is forgotten; when there is none, buckets that are full again go first, since they say nothing, and
+// then those that are nearest to it. Somebody who commands a million addresses therefore takes no memory, and does not get
+// rid of a limit that he has run into. Limits can be changed at run time with [Admission.SetLimits].
 //
 // # Invites
 //

@@ -18,8 +18,8 @@ const (
 	MaxUses = 1000
 
 	codeAlphabet = "ybndrfg8ejkmcpqxot1uwisza345h769" // z-base-32: nothing in it looks like something else in it
-	codeLength   = 20
 	codeGroup    = 5
+	codeLength   = 4 * codeGroup
 	maxCode      = 64 // with what people put in between
 	idBytes      = 6
 )
@@ -63,13 +63,7 @@ func ParseCode(s string) (string, error) {
 }
 
 func grouped(s string) string {
-	return strings.Join(slices.Collect(func(yield func(string) bool) {
-		for i := 0; i < len(s); i += codeGroup {
-			if !yield(s[i : i+codeGroup]) {
-				return
-			}
-		}
-	}), "-")
+	return strings.Join([]string{s[:codeGroup], s[codeGroup : 2*codeGroup], s[2*codeGroup : 3*codeGroup], s[3*codeGroup:]}, "-")
 }
 
 func newCode() string {

@@ -182,8 +182,9 @@ func (a *Admission) redeem(ctx context.Context, key keys.PublicKey, code string)
 // redeemFrom writes a key into an invite, beginning with what is thought to be on disk.
 func (a *Admission) redeemFrom(ctx context.Context, current *heldInvite, key keys.PublicKey) error {
 	for {
-		if current.has(key) {
-			return nil // on another node, or in a write of which nobody knew whether it had worked
+		if current.has(key) { // by another node, or in a write of which nobody knew whether it had worked
+			_ = a.settle(ctx, func() bool { return a.members[key.Array()] > 0 })
+			return nil
 		}
 		if err := current.redeemable(a.cfg.Now()); err != nil {
 			return err

@@ -363,6 +363,9 @@ func TestRatesAsText(t *testing.T) {
 	if err := r.UnmarshalText([]byte("x")); err == nil || r.Every != time.Second/5 {
 		t.Errorf("got %+v, %v", r, err)
 	}
+	if text, err := r.MarshalText(); err != nil || string(text) != "5/s" {
+		t.Errorf("got %s, %v", text, err)
+	}
 	if err := r.UnmarshalText(nil); err != nil || r != (Rate{}) {
 		t.Errorf("got %+v, %v", r, err)
 	}
