@@ -30,6 +30,7 @@ A secret file may be protected by a passphrase. Every command asks for it, or ta
 			return showKeys(cmd.Context(), g, protect)
 		},
 	}
+	cmd.AddCommand(newKeysExport(g), newKeysImport(g), newKeysWords(g), newKeysRotate(g))
 	cmd.Flags().BoolVar(&protect, "passphrase", false, "ask for a passphrase that protects the new secret file")
 	return cmd
 }

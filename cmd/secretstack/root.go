@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -48,6 +47,11 @@ func newRoot(s streams) *cobra.Command {
   secretstack serve --hub ADDRESS          run a peer that others reach through the hub
   secretstack call ADDRESS METHOD [JSON…]  call a peer's method
 
+  secretstack courier                      run your courier, which sends and takes messages for you
+  secretstack whoami                       show your contact card, for those who want to write to you
+  secretstack contact add NAME CARD        make somebody a contact
+  secretstack chat NAME                    talk
+
 Addresses look like net:HOST:PORT~shs:KEY; hub and serve print theirs.`,
 		Version:       version,
 		SilenceErrors: true,
@@ -67,7 +71,8 @@ Addresses look like net:HOST:PORT~shs:KEY; hub and serve print theirs.`,
 	flags.BoolVarP(&g.verbose, "verbose", "v", false, "log what happens")
 	g.rootFlag, g.appKeyFlag = flags.Lookup("root"), flags.Lookup("app-key")
 	g.appKeyFlag.DefValue = ""
-	root.AddCommand(newHub(g), newServe(g), newCall(g), newKeys(g), newMan())
+	root.AddCommand(newHub(g), newServe(g), newCall(g), newKeys(g), newMan(),
+		newCourier(g), newContact(g), newSend(g), newChat(g), newMessages(g), newWhoami(g), newStatus(g))
 	refuseUnknown(root)
 	return root
 }
@@ -245,8 +250,8 @@ func (g *globals) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: level}))
 }
 
-// isTerminal reports whether a person reads w.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+// isTerminal reports whether a person is at the other end of a stream.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -21,17 +21,51 @@ const (
 	Mailbox            // the sender is owed a receipt
 )
 
-// Receive takes a message that is for the owner: it says Delivered for one that is kept or was before, Held for one
-// that waits in the request box, or would if its sender were not blocked. Its error is [ErrFull] for a stranger's when
-// the request box takes no more, [ErrRefused] for what its sender may not send, however often.
-func (s *Store) Receive(ctx context.Context, m *envelope.Signed, way Way) (State, error) {
-	var state State
+// Taken is what has become of a message that has come.
+type Taken struct {
+	// State is Delivered for a message that is kept or was before, Held for one that waits in the request box, or would if
+	// its sender were not blocked.
+	State State
+	// Err is [ErrFull] for a stranger's message when the request box takes no more, [ErrRefused] for what its sender may not
+	// send, however often.
+	Err error
+}
+
+// Receive takes messages that are for the owner, in order, and says of each what has become of it. It stops at the first
+// for which the request box is full.
+func (s *Store) Receive(ctx context.Context, way Way, messages ...*envelope.Signed) ([]Taken, error) {
+	var taken []Taken
 	err := s.write(ctx, func(tx *sql.Tx) error {
-		var err error
-		state, err = s.receive(ctx, tx, m, way)
-		return err
+		for _, m := range messages {
+			t, err := s.receiveOne(ctx, tx, m, way)
+			if err != nil {
+				return err
+			}
+			taken = append(taken, t)
+			if t.Err != nil && errors.Is(t.Err, ErrFull) {
+				return nil
+			}
+		}
+		return nil
 	})
-	return state, err
+	return taken, err
+}
+
+// receiveOne takes one message, or leaves nothing of it.
+func (s *Store) receiveOne(ctx context.Context, tx *sql.Tx, m *envelope.Signed, way Way) (Taken, error) {
+	if _, err := tx.ExecContext(ctx, `SAVEPOINT message`); err != nil {
+		return Taken{}, err
+	}
+	state, err := s.receive(ctx, tx, m, way)
+	end := `RELEASE message`
+	if err != nil {
+		if !errors.Is(err, ErrFull) && !errors.Is(err, ErrRefused) {
+			return Taken{}, err
+		}
+		end = `ROLLBACK TO message; RELEASE message`
+	}
+	_, failed := tx.ExecContext(ctx, end)
+	return Taken{state, err}, failed
 }
 
 func (s *Store) receive(ctx context.Context, tx *sql.Tx, m *envelope.Signed, way Way) (State, error) {

@@ -51,10 +51,10 @@ func workUntilKilled(path string) error {
 		}
 		fmt.Fprintf(os.Stdout, "queued %x\n", sent[0].Hash)
 		m := text(t, bob, i, "y")
-		if _, err := s.Receive(ctx, m, store.Mailbox); err != nil {
+		if _, err := s.Receive(ctx, store.Mailbox, m); err != nil {
 			return err
 		}
-		if _, err := s.Receive(ctx, text(t, bob, first, "y"), store.Direct); err != nil { // once more
+		if _, err := s.Receive(ctx, store.Direct, text(t, bob, first, "y")); err != nil { // once more
 			return err
 		}
 		hash := m.Hash()
@@ -64,7 +64,7 @@ func workUntilKilled(path string) error {
 			return err
 		}
 		state := []store.State{store.AtHub, store.Delivered}[i%2]
-		if err := s.Settle(ctx, waiting[0].ID, state, ""); err != nil {
+		if err := s.Settle(ctx, store.Settlement{ID: waiting[0].ID, State: state, Note: ""}); err != nil {
 			return err
 		}
 		if state == store.Delivered && waiting[0].Kind == envelope.Text {

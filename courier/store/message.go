@@ -76,7 +76,7 @@ type Query struct {
 	Since     time.Time // stored then or later; zero: no limit
 	Until     time.Time // stored before; zero: no limit
 	After     int64     // with a larger ID
-	Changed   int64     // with a larger Change, in the order of changes
+	Changed   int64     // with a larger Change; for [Store.Changes]
 	Last      bool      // the last ones of those selected, still in order
 	Limit     int       // at most so many. Zero: DefaultLimit
 }
@@ -116,13 +116,19 @@ func scanMessage(row scanner) (Message, error) {
 	return m, err
 }
 
-// Messages gives the messages that the query selects, in the order of their IDs or, with Changed, of their changes.
+// Messages gives the messages that the query selects, in the order of their IDs.
 func (s *Store) Messages(ctx context.Context, q Query) ([]Message, error) {
+	return s.messages(ctx, q, "m.id")
+}
+
+// Changes gives the messages that the query selects and that have changed, or come, after the change q.Changed, in the
+// order of their changes.
+func (s *Store) Changes(ctx context.Context, q Query) ([]Message, error) {
+	return s.messages(ctx, q, "m.change")
+}
+
+func (s *Store) messages(ctx context.Context, q Query, order string) ([]Message, error) {
 	where, args := q.where()
-	order := "m.id"
-	if q.Changed > 0 {
-		order = "m.change"
-	}
 	if q.Last {
 		order += " DESC"
 	}

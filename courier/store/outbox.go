@@ -25,15 +25,16 @@ type Outgoing struct {
 	Hash    envelope.Hash
 	Kind    envelope.Kind
 	Signed  []byte
-	State   State // Queued, AtHub or Held
+	State   State  // Queued, AtHub or Held
+	Wire    []byte // the form for Secrez's programs; nil: not made yet
 }
 
-const outgoingQuery = `SELECT id, contact, ifnull(message, 0), hash, kind, signed, state FROM outbox`
+const outgoingQuery = `SELECT id, contact, ifnull(message, 0), hash, kind, signed, state, wire FROM outbox`
 
 func scanOutgoing(row scanner) (Outgoing, error) {
 	var o Outgoing
 	var hash []byte
-	err := row.Scan(&o.ID, &o.Contact, &o.Message, &hash, &o.Kind, &o.Signed, &o.State)
+	err := row.Scan(&o.ID, &o.Contact, &o.Message, &hash, &o.Kind, &o.Signed, &o.State, &o.Wire)
 	copy(o.Hash[:], hash)
 	if errors.Is(err, sql.ErrNoRows) {
 		return o, ErrNotFound
@@ -138,18 +139,27 @@ func (s *Store) Waiting(ctx context.Context, contact, after int64, limit int) ([
 	return collect(ctx, s.db, scanOutgoing, outgoingQuery+` WHERE contact = ? AND id > ? ORDER BY id LIMIT ?`, contact, after, limit)
 }
 
-// Settle says how far a message has come. What is Delivered or Failed waits no longer, nor does a receipt that is at
-// the hub. A message that is not there any more was settled before: that is no error.
-func (s *Store) Settle(ctx context.Context, id int64, state State, note string) error {
+// Settlement says how far a message in the outbox has come.
+type Settlement struct {
+	ID    int64 // of the [Outgoing]
+	State State
+	Note  string // why it failed
+}
+
+// Settle says how far messages have come. What is Delivered or Failed waits no longer, nor does a receipt that is at the
+// hub. A message that is not there any more was settled before: that is no error.
+func (s *Store) Settle(ctx context.Context, settled ...Settlement) error {
 	return s.write(ctx, func(tx *sql.Tx) error {
-		o, err := scanOutgoing(tx.QueryRowContext(ctx, outgoingQuery+` WHERE id = ?`, id))
-		if errors.Is(err, ErrNotFound) {
-			return nil
+		for _, one := range settled {
+			o, err := scanOutgoing(tx.QueryRowContext(ctx, outgoingQuery+` WHERE id = ?`, one.ID))
+			if err == nil {
+				err = settle(ctx, tx, o, one.State, one.Note)
+			}
+			if err != nil && !errors.Is(err, ErrNotFound) {
+				return err
+			}
 		}
-		if err != nil {
-			return err
-		}
-		return settle(ctx, tx, o, state, note)
+		return nil
 	})
 }
 
@@ -185,13 +195,35 @@ func settleFile(ctx context.Context, tx *sql.Tx, message int64) error {
 	return err
 }
 
-// Retry says when delivery to a contact is tried again, and why it was in vain; no trouble means that it was not.
-func (s *Store) Retry(ctx context.Context, contact int64, next time.Time, trouble string) error {
+// Retry says when delivery to a contact is tried again, and why it was in vain; no trouble means that it was not. What was
+// queued behind the message with the ID last was not tried yet: then the time is now.
+func (s *Store) Retry(ctx context.Context, contact, last int64, next time.Time, trouble string) error {
 	return s.write(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `UPDATE contacts SET next = ?, trouble = ?, attempts = CASE ? WHEN '' THEN 0 ELSE attempts + 1 END
-			WHERE id = ?`, next.UnixMilli(), trouble, trouble, contact)
+		_, err := tx.ExecContext(ctx, `UPDATE contacts SET trouble = ?3, attempts = CASE ?3 WHEN '' THEN 0 ELSE attempts + 1 END,
+			next = CASE WHEN EXISTS (SELECT 1 FROM outbox WHERE contact = ?1 AND id > ?2) THEN 0 ELSE ?4 END WHERE id = ?1`,
+			contact, last, trouble, next.UnixMilli())
 		return err
 	})
+}
+
+// Hurry makes delivery to a contact due now, if something waits for it.
+func (s *Store) Hurry(ctx context.Context, contact int64) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE contacts SET next = 0 WHERE id = ? AND id IN (SELECT contact FROM outbox)`, contact)
+		return err
+	})
+}
+
+// SetWire keeps the form that a message has for Secrez's programs, which is the same for each attempt. If there is one
+// already, that stays.
+func (s *Store) SetWire(ctx context.Context, id int64, wire []byte) ([]byte, error) {
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, `UPDATE outbox SET wire = ifnull(wire, ?) WHERE id = ? RETURNING wire`, wire, id).Scan(&wire)
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ErrNotFound
+	}
+	return wire, err
 }
 
 // Counts tells how much waits in each state.

@@ -67,7 +67,8 @@ CREATE TABLE outbox (
 	hash    BLOB NOT NULL UNIQUE,
 	kind    INTEGER NOT NULL,
 	signed  BLOB NOT NULL,
-	state   INTEGER NOT NULL
+	state   INTEGER NOT NULL,
+	wire    BLOB -- the form for Secrez's programs; NULL: not made
 );
 CREATE INDEX outbox_contact ON outbox(contact, id);
 

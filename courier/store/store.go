@@ -33,9 +33,14 @@ var (
 	ErrKeyChanged = errors.New("store: the key has changed")
 	// ErrFull says that the request box takes no more, from this sender or at all.
 	ErrFull = errors.New("store: the request box is full")
+	// ErrIdentity says that the store belongs to another identity.
+	ErrIdentity = errors.New("store: belongs to another identity")
 	// ErrRefused says that a message is of a kind that its sender may not send, or a file larger than allowed.
 	ErrRefused = errors.New("store: not taken")
 )
+
+// DefaultMaxFile is the largest file, in bytes, unless the options say otherwise.
+const DefaultMaxFile = 32 << 20
 
 // Options bound the store. The zero value of each field stands for the default that its comment names.
 type Options struct {
@@ -47,7 +52,7 @@ type Options struct {
 	MaxRequestBytes int64
 	// RequestAge is how long they wait before they are dropped. Zero: 90 days.
 	RequestAge time.Duration
-	// MaxFile is the largest file taken or sent, in bytes. Zero: 32 MiB.
+	// MaxFile is the largest file taken or sent, in bytes. Zero: [DefaultMaxFile].
 	MaxFile int64
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
@@ -58,7 +63,7 @@ func (o *Options) setDefaults() {
 	o.MaxRequestsPerSender = orDefault(o.MaxRequestsPerSender, 10)
 	o.MaxRequestBytes = orDefault(o.MaxRequestBytes, 16<<20)
 	o.RequestAge = orDefault(o.RequestAge, 90*24*time.Hour)
-	o.MaxFile = orDefault(o.MaxFile, 32<<20)
+	o.MaxFile = orDefault(o.MaxFile, DefaultMaxFile)
 	if o.Now == nil {
 		o.Now = time.Now
 	}

@@ -80,9 +80,19 @@ func text(t testing.TB, who byte, number uint64, words string) *envelope.Signed 
 
 func receive(t testing.TB, s *store.Store, m *envelope.Signed, way store.Way) store.State {
 	t.Helper()
-	state, err := s.Receive(t.Context(), m, way)
+	state, err := receiveOne(t, s, m, way)
 	check(t, err)
 	return state
+}
+
+func receiveOne(t testing.TB, s *store.Store, m *envelope.Signed, way store.Way) (store.State, error) {
+	t.Helper()
+	taken, err := s.Receive(t.Context(), way, m)
+	check(t, err)
+	if len(taken) != 1 {
+		t.Fatalf("%d answers", len(taken))
+	}
+	return taken[0].State, taken[0].Err
 }
 
 func send(t testing.TB, s *store.Store, to store.Contact, words ...string) []store.Message {
@@ -241,7 +251,7 @@ func TestTheStateOfAMessageFollowsItsWay(t *testing.T) {
 	}
 	o := waiting(t, s, c)[0]
 	for _, state := range []store.State{store.AtHub, store.Held, store.AtHub, store.Delivered} {
-		check(t, s.Settle(t.Context(), o.ID, state, ""))
+		check(t, s.Settle(t.Context(), store.Settlement{ID: o.ID, State: state, Note: ""}))
 		got, err := s.Message(t.Context(), m.ID)
 		check(t, err)
 		if got.State != state || got.Change <= m.Change {
@@ -252,7 +262,7 @@ func TestTheStateOfAMessageFollowsItsWay(t *testing.T) {
 	if left := waiting(t, s, c); len(left) != 0 {
 		t.Errorf("%v waits", left)
 	}
-	check(t, s.Settle(t.Context(), o.ID, store.Failed, "late")) // settled before
+	check(t, s.Settle(t.Context(), store.Settlement{ID: o.ID, State: store.Failed, Note: "late"})) // settled before
 	if got, err := s.Message(t.Context(), m.ID); err != nil || got.State != store.Delivered {
 		t.Errorf("message is %v, %v", got.State, err)
 	}
@@ -297,7 +307,7 @@ func TestWhoUsesTheMailboxIsOwedAReceipt(t *testing.T) {
 	if err != nil || len(hashes) != 1 || hashes[0] != want.Hash() {
 		t.Errorf("receipt names %v, %v", hashes, err)
 	}
-	check(t, s.Settle(t.Context(), out[0].ID, store.AtHub, "")) // nobody answers a receipt
+	check(t, s.Settle(t.Context(), store.Settlement{ID: out[0].ID, State: store.AtHub, Note: ""})) // nobody answers a receipt
 	if left := waiting(t, s, c); len(left) != 0 {
 		t.Errorf("%v waits", left)
 	}
@@ -386,22 +396,22 @@ func TestTheRequestBoxIsBounded(t *testing.T) {
 			t.Errorf("state is %v", state)
 		}
 	}
-	if _, err := s.Receive(t.Context(), text(t, mallory, 3, "m3"), store.Direct); !errors.Is(err, store.ErrFull) {
+	if _, err := receiveOne(t, s, text(t, mallory, 3, "m3"), store.Direct); !errors.Is(err, store.ErrFull) {
 		t.Errorf("a third message: %v", err)
 	}
 	if state := receive(t, s, text(t, mallory, 1, "m0"), store.Direct); state != store.Held {
 		t.Errorf("a repeated message: %v", state)
 	}
-	if _, err := s.Receive(t.Context(), text(t, 10, 1, strings.Repeat("x", 3000)), store.Direct); !errors.Is(err, store.ErrFull) {
+	if _, err := receiveOne(t, s, text(t, 10, 1, strings.Repeat("x", 3000)), store.Direct); !errors.Is(err, store.ErrFull) {
 		t.Errorf("a large message: %v", err)
 	}
 	for who := byte(10); who < 13; who++ {
 		receive(t, s, text(t, who, 1, "x"), store.Direct)
 	}
-	if _, err := s.Receive(t.Context(), text(t, 13, 1, "x"), store.Direct); !errors.Is(err, store.ErrFull) {
+	if _, err := receiveOne(t, s, text(t, 13, 1, "x"), store.Direct); !errors.Is(err, store.ErrFull) {
 		t.Errorf("a sixth message: %v", err)
 	}
-	if _, err := s.Receive(t.Context(), from(t, 14, 1, envelope.Chunk, append(make([]byte, 20), 1)), store.Direct); !errors.Is(err, store.ErrRefused) {
+	if _, err := receiveOne(t, s, from(t, 14, 1, envelope.Chunk, append(make([]byte, 20), 1)), store.Direct); !errors.Is(err, store.ErrRefused) {
 		t.Errorf("a stranger's file: %v", err)
 	}
 	if n := len(messages(t, s, store.Query{})); n != 0 {
@@ -490,13 +500,14 @@ func TestWhoFollowsSeesEachChange(t *testing.T) {
 	last, err := s.LastChange(t.Context())
 	check(t, err)
 	changed := s.Changed()
-	check(t, s.Settle(t.Context(), waiting(t, s, c)[0].ID, store.AtHub, ""))
+	check(t, s.Settle(t.Context(), store.Settlement{ID: waiting(t, s, c)[0].ID, State: store.AtHub}))
 	select {
 	case <-changed:
 	default:
 		t.Error("nobody was told")
 	}
-	got := messages(t, s, store.Query{Changed: last})
+	got, err := s.Changes(t.Context(), store.Query{Changed: last})
+	check(t, err)
 	if len(got) != 1 || got[0].Text != "a" || got[0].State != store.AtHub {
 		t.Errorf("changes are %+v", got)
 	}
@@ -511,7 +522,7 @@ func TestDeliveryIsDueWhenItsTimeHasCome(t *testing.T) {
 	}
 	send(t, s, toBob, "a")
 	send(t, s, toCarol, "b")
-	check(t, s.Retry(t.Context(), toBob.ID, now.Add(time.Minute), "nobody is there"))
+	check(t, s.Retry(t.Context(), toBob.ID, 2, now.Add(time.Minute), "nobody is there"))
 	due, next, err := s.Due(t.Context())
 	if err != nil || len(due) != 1 || due[0].ID != toCarol.ID || !next.Equal(now.Add(time.Minute)) {
 		t.Errorf("due are %+v, next %v, %v", due, next, err)
@@ -520,8 +531,16 @@ func TestDeliveryIsDueWhenItsTimeHasCome(t *testing.T) {
 	if due, _, err = s.Due(t.Context()); err != nil || len(due) != 2 || due[1].Attempts != 1 || due[1].Trouble != "nobody is there" {
 		t.Errorf("due are %+v, %v", due, err)
 	}
-	check(t, s.Retry(t.Context(), toBob.ID, now.Add(time.Hour), "still nobody"))
-	send(t, s, toBob, "c") // its owner wants it now
+	send(t, s, toBob, "c") // while an attempt is made
+	check(t, s.Retry(t.Context(), toBob.ID, 2, now.Add(time.Hour), "still nobody"))
+	if due, _, err = s.Due(t.Context()); err != nil || len(due) != 2 {
+		t.Errorf("due are %+v, %v", due, err)
+	}
+	check(t, s.Retry(t.Context(), toBob.ID, 3, now.Add(time.Hour), "still nobody"))
+	if due, _, err = s.Due(t.Context()); err != nil || len(due) != 1 {
+		t.Errorf("due are %+v, %v", due, err)
+	}
+	check(t, s.Hurry(t.Context(), toBob.ID)) // he is back
 	if due, _, err = s.Due(t.Context()); err != nil || len(due) != 2 {
 		t.Errorf("due are %+v, %v", due, err)
 	}
@@ -613,7 +632,7 @@ func TestFilesThatAreNotTaken(t *testing.T) {
 		"a chunk beyond":       from(t, bob, 4, envelope.Chunk, beyond),
 		"another file, one id": file(t, bob, "g", []byte("x"))[0],
 	} {
-		if _, err := s.Receive(t.Context(), m, store.Direct); !errors.Is(err, store.ErrRefused) {
+		if _, err := receiveOne(t, s, m, store.Direct); !errors.Is(err, store.ErrRefused) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -637,7 +656,7 @@ func TestASentFileShowsHowFarItHasCome(t *testing.T) {
 	}
 	var states []string
 	for _, o := range waiting(t, s, c) {
-		check(t, s.Settle(t.Context(), o.ID, store.Delivered, ""))
+		check(t, s.Settle(t.Context(), store.Settlement{ID: o.ID, State: store.Delivered, Note: ""}))
 		m, err := s.Message(t.Context(), sent[0].ID)
 		check(t, err)
 		states = append(states, fmt.Sprintf("%d of %d %v", m.File.Done, m.File.Chunks, m.State))
@@ -686,10 +705,10 @@ func TestNobodyTakesAKeyThatIsSomebodyElses(t *testing.T) {
 	s := open(t, store.Options{})
 	add(t, s, bob, "bob")
 	add(t, s, carol, "carol")
-	if _, err := s.Receive(t.Context(), from(t, carol, 1, envelope.Rotation, rotate(t, bob, carol)), store.Direct); !errors.Is(err, store.ErrRefused) {
+	if _, err := receiveOne(t, s, from(t, carol, 1, envelope.Rotation, rotate(t, bob, carol)), store.Direct); !errors.Is(err, store.ErrRefused) {
 		t.Errorf("two contacts with one key: %v", err)
 	}
-	if _, err := s.Receive(t.Context(), from(t, mallory, 1, envelope.Rotation, rotate(t, bob, 20)), store.Direct); !errors.Is(err, store.ErrRefused) {
+	if _, err := receiveOne(t, s, from(t, mallory, 1, envelope.Rotation, rotate(t, bob, 20)), store.Direct); !errors.Is(err, store.ErrRefused) {
 		t.Errorf("a statement brought by a third: %v", err)
 	}
 	if state := receive(t, s, from(t, 30, 1, envelope.Rotation, rotate(t, mallory, 30)), store.Direct); state != store.Held {
@@ -794,5 +813,77 @@ func TestSecrezContactsHaveOneURLEach(t *testing.T) {
 	}
 	if _, err := s.TrustedSecrez(t.Context(), identity(t, mallory).Public()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("a stranger: %v", err)
+	}
+}
+
+func TestTheFormForSecrezIsMadeOnce(t *testing.T) {
+	s := open(t, store.Options{})
+	c := add(t, s, bob, "bob")
+	send(t, s, c, "hi")
+	o := waiting(t, s, c)[0]
+	for _, wire := range []string{"first", "second"} {
+		if got, err := s.SetWire(t.Context(), o.ID, []byte(wire)); err != nil || string(got) != "first" {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	if got := waiting(t, s, c)[0].Wire; string(got) != "first" {
+		t.Errorf("%q", got)
+	}
+	if _, err := s.SetWire(t.Context(), 99, []byte("x")); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("a message that is gone: %v", err)
+	}
+}
+
+func TestAnIdentityIsAdoptedOnlyWithLeave(t *testing.T) {
+	s := open(t, store.Options{})
+	check(t, s.AdoptIdentity(t.Context(), identity(t, alice), nil))
+	c := add(t, s, bob, "bob")
+	send(t, s, c, "before")
+	if err := s.AdoptIdentity(t.Context(), identity(t, 20), []*keys.Identity{identity(t, 21)}); !errors.Is(err, store.ErrIdentity) {
+		t.Errorf("a stranger's store: %v", err)
+	}
+	for range 2 {
+		check(t, s.AdoptIdentity(t.Context(), identity(t, 20), []*keys.Identity{identity(t, 21), identity(t, alice)}))
+	}
+	out := waiting(t, s, c)
+	if len(out) != 2 || out[0].Kind != envelope.Text || out[1].Kind != envelope.Rotation {
+		t.Fatalf("outbox is %+v", out)
+	}
+	m, err := envelope.Parse(out[1].Signed)
+	check(t, err)
+	st, err := rotation.Parse(m.Body)
+	if err != nil || !st.Old.Equal(identity(t, alice).Public()) || !m.Sender.Equal(identity(t, 20).Public()) {
+		t.Errorf("statement %+v, %v", st, err)
+	}
+}
+
+func TestABatchIsTakenExceptWhatIsRefused(t *testing.T) {
+	s := open(t, store.Options{MaxRequests: 1})
+	add(t, s, bob, "bob")
+	stray, err := envelope.FileChunk{ID: envelope.FileID{9}, Data: []byte("x")}.Body()
+	check(t, err)
+	taken, err := s.Receive(t.Context(), store.Mailbox, text(t, bob, 1, "one"), from(t, bob, 2, envelope.Chunk, stray), text(t, bob, 3, "two"),
+		text(t, carol, 1, "let me in"), text(t, mallory, 1, "me too"), text(t, bob, 4, "not looked at"))
+	check(t, err)
+	got := ""
+	for _, one := range taken {
+		got += fmt.Sprint(one.State, " ", one.Err, "; ")
+	}
+	if len(taken) != 5 || taken[0].State != store.Delivered || !errors.Is(taken[1].Err, store.ErrRefused) || taken[2].State != store.Delivered ||
+		taken[3].State != store.Held || !errors.Is(taken[4].Err, store.ErrFull) {
+		t.Error(got)
+	}
+	if got := texts(messages(t, s, store.Query{})); got != "one two" {
+		t.Errorf("shown is %q", got)
+	}
+	if _, err := s.QueueReceipts(t.Context(), identity(t, alice)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.Contact(t.Context(), "bob")
+	check(t, err)
+	m, err := envelope.Parse(waiting(t, s, c)[0].Signed)
+	check(t, err)
+	if hashes, err := envelope.ParseReceipts(m.Body); err != nil || len(hashes) != 2 {
+		t.Errorf("%d receipts, %v", len(hashes), err)
 	}
 }

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretstack/secretstack/courier"
+	"github.com/secretstack/secretstack/courier/store"
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/multiserver"
+	"github.com/secretstack/secretstack/muxrpc"
+	"github.com/secretstack/secretstack/plugins/hubclient"
+)
+
+// courierOptions are what a courier is started with. They are kept, so that the next start needs no flags.
+type courierOptions struct {
+	Hubs   []string `json:"hubs,omitempty"`
+	Name   string   `json:"name,omitempty"`
+	Listen string   `json:"listen,omitempty"` // host:port, "none", or nothing: on a free port if there is no hub
+}
+
+func (g *globals) courierDir() string      { return filepath.Join(g.root, "courier") }
+func (g *globals) optionsFile() string     { return filepath.Join(g.courierDir(), "options.json") }
+func (g *globals) formerFile(n int) string { return g.secretFile() + "." + strconv.Itoa(n) }
+
+func newCourier(g *globals) *cobra.Command {
+	var f courierOptions
+	cmd := &cobra.Command{
+		Use:   "courier",
+		Short: "run your courier, which sends, keeps and takes messages for you",
+		Long: `courier runs in the background and does what contact, send, chat and messages ask for: it keeps what could not be
+delivered yet and takes what comes for you. With --hub others reach you through a hub, wherever you are; without one it
+listens for connections itself. The flags are remembered: the next time, courier alone will do.
+
+Everything is kept in the folder "courier" below --root. What waits survives any end of the program, and is delivered when
+it runs again.`,
+		Example: "  secretstack courier --hub HUB-ADDRESS --name Alice\n  secretstack courier --listen :8008",
+		Args:    argsBetween(0, 0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runCourier(cmd, g, f)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringArrayVarP(&f.Hubs, "hub", "H", nil, "address of a hub to be reached through; may be given more than once; \"none\" forgets them")
+	flags.StringVar(&f.Name, "name", "", "what you call yourself on your contact card")
+	flags.StringVar(&f.Listen, "listen", "", "address and port for direct connections, such as :8008, or \"none\" (default: a free port if there is no hub)")
+	flags.VarPF(g.rootFlag.Value, "root-folder", "r", "the same as --root").Hidden = true
+	return cmd
+}
+
+func runCourier(cmd *cobra.Command, g *globals, f courierOptions) error {
+	ctx := cmd.Context()
+	base, err := g.config(ctx, g.root)
+	if err != nil {
+		return err
+	}
+	options, err := g.rememberOptions(f)
+	if err != nil {
+		return err
+	}
+	cfg := courier.Config{
+		Identity: base.Identity, AppKey: base.AppKey, Dir: g.courierDir(), Name: options.Name, Logger: base.Logger,
+	}
+	if cfg.Former, err = g.formerIdentities(ctx); err != nil {
+		return err
+	}
+	for _, hub := range options.Hubs {
+		cfg.Hubs = append(cfg.Hubs, hubclient.Hub{Address: hub})
+	}
+	if cfg.Incoming, err = options.incoming(); err != nil {
+		return err
+	}
+	c, err := courier.Start(ctx, cfg)
+	switch {
+	case errors.Is(err, store.ErrInUse):
+		return fmt.Errorf("a courier is running for %s already", g.root)
+	case errors.Is(err, store.ErrIdentity):
+		return fmt.Errorf("%s holds the messages of another identity; keep that folder, and choose another with --root", g.courierDir())
+	case err != nil:
+		return err
+	}
+	err = announceCourier(ctx, g)
+	if err == nil {
+		<-ctx.Done()
+	}
+	return errors.Join(err, c.Close(context.WithoutCancel(ctx)))
+}
+
+// rememberOptions adds what was given to what is remembered, and keeps it.
+func (g *globals) rememberOptions(f courierOptions) (courierOptions, error) {
+	options, err := g.loadOptions()
+	if err != nil {
+		return options, err
+	}
+	if len(f.Hubs) == 1 && f.Hubs[0] == "none" {
+		options.Hubs = nil
+	} else if len(f.Hubs) > 0 {
+		if _, err := parseHubs(f.Hubs); err != nil {
+			return options, err
+		}
+		options.Hubs = f.Hubs
+	}
+	if f.Name != "" {
+		options.Name = f.Name
+	}
+	if f.Listen != "" {
+		options.Listen = f.Listen
+	}
+	if options.Listen == "" && len(options.Hubs) == 0 {
+		options.Listen = ":" + freePort()
+	}
+	if _, err := options.incoming(); err != nil {
+		return options, err
+	}
+	return options, g.saveOptions(options)
+}
+
+// freePort is a port that nobody uses now, to be used from now on.
+func freePort() string {
+	ln, err := net.Listen("tcp", ":0")
+	if err != nil {
+		return "0"
+	}
+	defer func() { _ = ln.Close() }()
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	if err != nil {
+		return "0"
+	}
+	return port
+}
+
+func (g *globals) loadOptions() (courierOptions, error) {
+	var options courierOptions
+	text, err := os.ReadFile(g.optionsFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return options, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &options)
+	}
+	if err != nil {
+		return options, fmt.Errorf("%s cannot be read: %w; remove it and give the flags of courier again", g.optionsFile(), err)
+	}
+	return options, nil
+}
+
+func (g *globals) saveOptions(options courierOptions) error {
+	text, err := json.MarshalIndent(options, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(g.courierDir(), 0o700); err != nil {
+		return err
+	}
+	temp := g.optionsFile() + ".tmp"
+	if err := os.WriteFile(temp, append(text, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temp, g.optionsFile())
+}
+
+// incoming says where peers can connect directly.
+func (o courierOptions) incoming() (map[string][]multiserver.Incoming, error) {
+	if o.Listen == "" || o.Listen == "none" {
+		return nil, nil
+	}
+	host, text, err := net.SplitHostPort(o.Listen)
+	port, bad := strconv.ParseUint(text, 10, 16)
+	if err != nil || bad != nil {
+		return nil, usagef("--listen takes an address and a port such as :8008 or 192.0.2.7:8008, not %q", o.Listen)
+	}
+	return map[string][]multiserver.Incoming{"net": {{
+		Scope: multiserver.Scopes{multiserver.Device, multiserver.Local, multiserver.Public}, Transform: "shs", Host: host, Port: uint16(port),
+	}}}, nil
+}
+
+// formerIdentities loads the identities that "keys rotate" has replaced.
+func (g *globals) formerIdentities(ctx context.Context) ([]*keys.Identity, error) {
+	var former []*keys.Identity
+	for n := 1; ; n++ {
+		id, err := g.load(ctx, g.formerFile(n))
+		if errors.Is(err, fs.ErrNotExist) {
+			return former, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		former = append(former, id)
+	}
+}
+
+// announceCourier prints who and where the courier is, and what to type next.
+func announceCourier(ctx context.Context, g *globals) error {
+	c, err := g.dialCourier(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	status, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if g.json {
+		return json.NewEncoder(g.out).Encode(status)
+	}
+	fmt.Fprintf(g.out, "secretstack courier %s\n\n  key      %s\n", version, status.Key)
+	for _, address := range status.Addresses {
+		fmt.Fprintf(g.out, "  address  %s\n", address)
+	}
+	for _, hub := range status.Hubs {
+		fmt.Fprintf(g.out, "  hub      %s\n", hub.Address)
+	}
+	fmt.Fprint(g.out, `
+Others need your contact card to write to you, and you need theirs:
+
+  secretstack whoami
+  secretstack contact add NAME CARD
+  secretstack chat NAME
+
+Ctrl-C stops the courier.
+`)
+	return nil
+}
+
+// dialCourier connects to the courier that runs for the folder.
+func (g *globals) dialCourier(ctx context.Context) (*courier.Client, error) {
+	if g.root == "" {
+		return nil, usagef("--root is empty")
+	}
+	c, err := courier.Dial(ctx, g.courierDir())
+	if errors.Is(err, courier.ErrNotRunning) {
+		return nil, fmt.Errorf("no courier is running for %s; start one: secretstack courier", g.root)
+	}
+	return c, err
+}
+
+// withCourier runs f with a connection to the courier that runs for the folder.
+func (g *globals) withCourier(ctx context.Context, f func(c *courier.Client) error) error {
+	c, err := g.dialCourier(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(ownersText(f(c)), c.Close())
+}
+
+// ownersText takes off what says only that the courier has answered.
+func ownersText(err error) error {
+	if remote, ok := errors.AsType[*muxrpc.RemoteError](err); ok {
+		return errors.New(remoteText(remote))
+	}
+	return err
+}
+
+// printableLines makes text of a peer fit for a terminal, line breaks and tabs excepted.
+func printableLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		parts := strings.Split(line, "\t")
+		for j := range parts {
+			parts[j] = printable(parts[j])
+		}
+		lines[i] = strings.Join(parts, "\t")
+	}
+	return strings.Join(lines, "\n")
+}
