@@ -30,6 +30,9 @@ func (s *Setup) App() *App { return s.app }
 // Identity returns the app's key pair, for what a plugin signs.
 func (s *Setup) Identity() *keys.Identity { return s.app.cfg.identity }
 
+// AppKey returns the key of the app's network, for a plugin that runs handshakes of its own.
+func (s *Setup) AppKey() keys.AppKey { return s.app.cfg.appKey }
+
 // Logger returns the app's logger with the plugin's name.
 func (s *Setup) Logger() *slog.Logger {
 	if s.entry.name == "" {

@@ -42,6 +42,8 @@ type PublishRequest struct {
 	Invite string `json:"invite,omitempty"`
 	// Serves is what the courier serves. Unknown words mean nothing.
 	Serves []string `json:"serves,omitempty"`
+	// Addresses is where the courier can be reached, for those who do not find it here. Nil: it does not say.
+	Addresses *claim.Addresses `json:"addresses,omitempty"`
 }
 
 // ResetRequest asks for a new id in place of the one that the statement names.
@@ -79,6 +81,8 @@ type Who struct {
 	// Online says that the courier can be reached now, and Serves how: a courier of Secrez serves "http".
 	Online bool     `json:"online"`
 	Serves []string `json:"serves,omitempty"`
+	// Addresses is what the courier has said last of where it can be reached. Nil: nothing, or the hub has forgotten it.
+	Addresses *claim.Addresses `json:"addresses,omitempty"`
 }
 
 // Status is what a courier may know of a hub. It is also what couriers ask for to see whether the hub is still there.

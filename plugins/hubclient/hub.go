@@ -36,9 +36,11 @@ type hub struct {
 
 // session is a connection to a hub that we have made.
 type session struct {
-	hub     *hub
-	conns   atomic.Int64 // for HTTP
-	notices chan native.Notice
+	hub      *hub
+	peer     *secretstack.Peer
+	conns    atomic.Int64 // for HTTP
+	circuits atomic.Int64
+	notices  chan native.Notice
 }
 
 func newHub(c *Client, key keys.PublicKey, cfg Hub) *hub {
@@ -157,7 +159,7 @@ var errLeft = errors.New("hubclient: the connection is of no use any more")
 
 // enter makes the hub a caller of our methods over one connection, and over no other.
 func (h *hub) enter(p *secretstack.Peer) *session {
-	s := &session{hub: h, notices: make(chan native.Notice, 4)}
+	s := &session{hub: h, peer: p, notices: make(chan native.Notice, 4)}
 	h.c.mu.Lock()
 	h.c.sessions[p] = s
 	h.c.mu.Unlock()
@@ -337,6 +339,9 @@ func (h *hub) ask(ctx context.Context, p *secretstack.Peer, held *claim.Receipt)
 		return native.Published{}, err
 	}
 	request := native.PublishRequest{Signed: signed, Receipt: held, Serves: h.c.serves}
+	if h.c.circuits != nil {
+		request.Addresses = h.c.circuits.signed
+	}
 	answer, err := call[native.Published](ctx, h.c.cfg.AnswerTimeout, p, native.MethodPublish, request)
 	if native.CodeOf(err) == native.InviteNeeded && h.invite != "" {
 		request.Invite = h.invite

@@ -56,6 +56,12 @@ type Config struct {
 	AnswerTimeout time.Duration `json:"-"`
 	// MaxConns is how many connections for HTTP a hub may have open to the app. Zero: 256.
 	MaxConns int `json:"-"`
+	// NoCircuits leaves out circuits: peers reach the app neither by them nor the app peers.
+	NoCircuits bool `json:"noCircuits"`
+	// MaxCircuits is how many circuits a hub may lead to the app at a time. Zero: 1024.
+	MaxCircuits int `json:"-"`
+	// Transports are those by which the connections of circuits are made to hubs. Nil: net, ws and onion.
+	Transports []multiserver.Transport `json:"-"`
 	// HeaderTimeout and IdleTimeout are those of the HTTP server: for the header of a request, and between two requests.
 	// Zero: 30 seconds, 2 minutes.
 	HeaderTimeout time.Duration `json:"-"`
@@ -95,6 +101,9 @@ func (c *Config) setDefaults() error {
 	if c.MaxConns <= 0 {
 		c.MaxConns = 256
 	}
+	if c.MaxCircuits <= 0 {
+		c.MaxCircuits = 1024
+	}
 	if len(c.Box) != 0 && len(c.Box) != 32 {
 		return errors.New("hubclient: a box half has 32 bytes")
 	}
@@ -110,16 +119,17 @@ func Plugin(cfg Config) secretstack.Plugin {
 
 // Client is what an app is at its hubs. Its methods may be called by many goroutines.
 type Client struct {
-	app     *secretstack.App
-	setup   *secretstack.Setup
-	log     *slog.Logger
-	cfg     Config
-	store   store
-	self    *keys.Identity
-	methods []string // that hubs may call, by their full names; set by start
-	serves  []string // what hubs are told that the app serves; set by start
-	hubs    []*hub   // set by start
-	web     *webServer
+	app      *secretstack.App
+	setup    *secretstack.Setup
+	log      *slog.Logger
+	cfg      Config
+	store    store
+	self     *keys.Identity
+	methods  []string // that hubs may call, by their full names; set by start
+	serves   []string // what hubs are told that the app serves; set by start
+	hubs     []*hub   // set by start
+	web      *webServer
+	circuits *circuits // nil: none
 
 	mu       sync.Mutex // guards what follows, and what the hubs say it guards
 	sessions map[*secretstack.Peer]*session
@@ -147,6 +157,11 @@ func start(s *secretstack.Setup, cfg Config) error {
 	if err := c.addHubs(cfg.Hubs); err != nil {
 		return err
 	}
+	if c.circuits != nil {
+		if err := c.circuits.sign(); err != nil {
+			return err
+		}
+	}
 	s.Export(c)
 	s.OnDisconnect(c.forget)
 	for _, h := range c.hubs {
@@ -160,6 +175,9 @@ func (c *Client) mount(s *secretstack.Setup) error {
 	if err := c.offer("notice", muxrpc.HandleAsync(s, "notice", c.notice)); err != nil {
 		return err
 	}
+	if err := c.mountCircuits(s); err != nil {
+		return err
+	}
 	if c.cfg.Handler == nil {
 		return nil
 	}
@@ -167,6 +185,16 @@ func (c *Client) mount(s *secretstack.Setup) error {
 	c.web.start(s)
 	c.serves = append(c.serves, native.ServesHTTP)
 	return c.offer("http", muxrpc.HandleDuplex(s, "http", c.http))
+}
+
+// mountCircuits adds the transport, and the method by which hubs offer circuits.
+func (c *Client) mountCircuits(s *secretstack.Setup) error {
+	if c.cfg.NoCircuits {
+		return nil
+	}
+	c.circuits = newCircuits(c)
+	c.serves = append(c.serves, native.ServesCircuits)
+	return errors.Join(c.circuits.mount(s), c.offer(circuitName, muxrpc.HandleAsync(s, circuitName, c.circuit)))
 }
 
 // offer lets hubs call a method that has been mounted, or has not been because of err.

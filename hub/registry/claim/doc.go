@@ -1,6 +1,6 @@
-// Package claim holds the two texts that bind a courier to its id at a hub: the [Statement], which the courier signs, and
-// the [Receipt], which the hub signs. It is apart from the registry so that a courier can use it without carrying a hub's
-// storage engine.
+// Package claim holds what couriers and hubs sign for each other: the two texts that bind a courier to its id at a hub, the
+// [Statement], which the courier signs, and the [Receipt], which the hub signs; and the [Addresses] of a courier. It is
+// apart from the registry so that a courier can use it without carrying a hub's storage engine.
 //
 // # Statement
 //
@@ -37,4 +37,16 @@
 //	8     the sequence, big endian
 //	8     the time of the registration in ms since 1970, big endian
 //	64    the hub's Ed25519 signature over everything before it
+//
+// # Addresses
+//
+// A courier that is at several hubs says so at each of them, so that whoever does not find it at one can try the next. The
+// bytes are, version 1:
+//
+//	size  field
+//	25    "secretstack addresses v1" and a zero byte
+//	32    the courier's public key
+//	8     the time in ms since 1970, big endian: of two, the later one counts
+//	…     multiserver addresses joined with ";", at most 4096 bytes
+//	64    the courier's Ed25519 signature over everything before it
 package claim
