@@ -71,9 +71,16 @@ func LocalPort(host string, addr netip.Addr) (port string, ok bool) {
 			return "", false
 		}
 	}
+	if !namesThisMachine(name) {
+		return "", false
+	}
+	return port, true
+}
+
+func namesThisMachine(name string) bool {
 	if ip, err := netip.ParseAddr(name); err == nil {
-		return port, ip.IsLoopback()
+		return ip.IsLoopback()
 	}
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	return port, isDomain(name) && (name == localDomain || strings.HasSuffix(name, "."+localDomain))
+	return isDomain(name) && (name == localDomain || strings.HasSuffix(name, "."+localDomain))
 }
