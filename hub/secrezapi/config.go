@@ -53,7 +53,7 @@ const (
 	Admin        Kind = "admin"        // what only those may have who know the code
 )
 
-// A Refusal is the error with which Config.Allow and Config.Publish turn a request away. Every other error of theirs is
+// A Refusal is the error with which Config.Allow, Config.Publish and Config.Reset turn a request away. Every other error of theirs is
 // told as 503.
 type Refusal struct {
 	Status     int           // of the HTTP response, 4xx or 5xx
@@ -99,6 +99,9 @@ type Config struct {
 	// the one that the key has, or the zero value. invite is what came with the request, or empty. nil: everybody may.
 	Publish func(ctx context.Context, addr netip.Addr, key keys.PublicKey, id secrez.ID, invite string) error
 
+	// Reset is asked besides Publish, and after it, whether a key that has an id may have another one. nil: it may.
+	Reset func(addr netip.Addr, key keys.PublicKey) error
+
 	// Registered is told of each registration when it is done, on the goroutine of the request. previous is the id that the
 	// key had before, the same or the zero value included. nil: nobody is.
 	Registered func(rec registry.Record, previous secrez.ID)
@@ -134,6 +137,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Publish == nil {
 		c.Publish = func(context.Context, netip.Addr, keys.PublicKey, secrez.ID, string) error { return nil }
+	}
+	if c.Reset == nil {
+		c.Reset = func(netip.Addr, keys.PublicKey) error { return nil }
 	}
 	if c.Registered == nil {
 		c.Registered = func(registry.Record, secrez.ID) {}

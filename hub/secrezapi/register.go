@@ -30,6 +30,15 @@ type form struct {
 	reset  bool // asked for outside of what is signed
 }
 
+// A request is a registration whose signature is right.
+type request struct {
+	*secrez.Payload
+	reset  bool
+	invite string
+	addr   netip.Addr // of who sent it
+	site   site       // that its answer names
+}
+
 // registered is the answer to a registration.
 type registered struct {
 	ID         secrez.ID `json:"id"`
@@ -144,15 +153,14 @@ func (h *Handler) register(ctx context.Context, f form, addr netip.Addr, s site)
 	if err != nil {
 		return registered{}, err
 	}
-	invite := f.invite
-	var reset bool
-	if _, err := payload.Field("reset", &reset); err != nil {
+	ask := request{Payload: payload, invite: f.invite, addr: addr, site: s}
+	if _, err := payload.Field("reset", &ask.reset); err != nil {
 		return registered{}, err
 	}
-	if _, err := payload.Field("invite", &invite); err != nil {
+	if _, err := payload.Field("invite", &ask.invite); err != nil {
 		return registered{}, err
 	}
-	if f.reset && !reset {
+	if f.reset && !ask.reset {
 		return registered{}, errUnsignedReset
 	}
 	at, mine := h.attempts.begin(payload.Digest())
@@ -161,7 +169,7 @@ func (h *Handler) register(ctx context.Context, f form, addr netip.Addr, s site)
 	}
 	err = errInterrupted // what those who wait are told if the attempt panics
 	defer func() { h.attempts.end(at, res, err) }()
-	res, err = h.attempt(ctx, payload, invite, addr, s)
+	res, err = h.attempt(ctx, ask)
 	return res, err
 }
 
@@ -184,50 +192,62 @@ func (h *Handler) repeat(ctx context.Context, at *attempt, payload *secrez.Paylo
 }
 
 // attempt does what a payload says unless it was used before. It goes on when the courier has hung up: it will ask again.
-func (h *Handler) attempt(ctx context.Context, p *secrez.Payload, invite string, addr netip.Addr, s site) (registered, error) {
-	if err := h.replays.Admit(p); err != nil {
+func (h *Handler) attempt(ctx context.Context, ask request) (registered, error) {
+	if err := h.replays.Admit(ask.Payload); err != nil {
 		return registered{}, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.cfg.Timeout)
 	defer cancel()
-	res, err := h.publish(ctx, p, invite, addr, s)
+	res, err := h.publish(ctx, ask)
 	if err != nil {
-		h.replays.Forget(p)
-		h.log(ctx, p, addr, err)
+		h.replays.Forget(ask.Payload)
+		h.log(ctx, ask, err)
 	}
 	return res, err
 }
 
 // publish gives a courier its id and a port.
-func (h *Handler) publish(ctx context.Context, p *secrez.Payload, invite string, addr netip.Addr, s site) (registered, error) {
-	key := p.PublicKey().Identity()
-	before, _ := h.cfg.Registry.LookupKey(key)
-	if err := h.cfg.Publish(ctx, addr, key, before.ID, invite); err != nil {
+func (h *Handler) publish(ctx context.Context, ask request) (registered, error) {
+	before, err := h.admit(ctx, ask)
+	if err != nil {
 		return registered{}, err
 	}
-	rec, err := h.cfg.Registry.Register(ctx, registry.Registration{Payload: p})
+	rec, err := h.cfg.Registry.Register(ctx, registry.Registration{Payload: ask.Payload})
 	if err != nil {
 		return registered{}, err
 	}
 	if h.used != nil {
-		if err := h.used.add(ctx, p); err != nil {
+		if err := h.used.add(ctx, ask.Payload); err != nil {
 			// Nothing can be written, and nothing had to be: the id is on disk. A courier that comes back to a hub whose disk is
 			// full is worth more than what is lost, which is that this payload works again should the hub restart within a minute.
 			h.cfg.Logger.WarnContext(ctx, "a used registration is remembered until the hub stops, and no longer", "err", err)
 		}
 	}
-	rec, pool, err := h.openPool(ctx, rec, addr)
+	rec, pool, err := h.openPool(ctx, rec, ask.addr)
 	if err != nil {
 		return registered{}, err
 	}
-	if !before.ID.IsZero() && before.ID != rec.ID {
-		h.cfg.Pools.Remove(before.ID)
+	if !before.IsZero() && before != rec.ID {
+		h.cfg.Pools.Remove(before)
 	}
-	h.cfg.Registered(rec, before.ID)
-	h.cfg.Logger.InfoContext(ctx, "a courier has registered", "courier", rec, "address", addr, "port", pool.Port())
+	h.cfg.Registered(rec, before)
+	h.cfg.Logger.InfoContext(ctx, "a courier has registered", "courier", rec, "address", ask.addr, "port", pool.Port())
 	return registered{
-		ID: rec.ID, Port: pool.Port(), MaxSockets: pool.MaxSockets(), URL: s.courier(rec.ID), IP: h.cfg.TunnelHost,
+		ID: rec.ID, Port: pool.Port(), MaxSockets: pool.MaxSockets(), URL: ask.site.courier(rec.ID), IP: h.cfg.TunnelHost,
 	}, nil
+}
+
+// admit asks whether a key may have what it asks for, and tells the id that it has.
+func (h *Handler) admit(ctx context.Context, ask request) (secrez.ID, error) {
+	key := ask.PublicKey().Identity()
+	rec, known := h.cfg.Registry.LookupKey(key)
+	if err := h.cfg.Publish(ctx, ask.addr, key, rec.ID, ask.invite); err != nil {
+		return secrez.ID{}, err
+	}
+	if ask.reset && known {
+		return rec.ID, h.cfg.Reset(ask.addr, key)
+	}
+	return rec.ID, nil
 }
 
 // openPool opens the port of a record. When the key has got another id in the meantime, by a reset that came beside this
@@ -248,8 +268,8 @@ func (h *Handler) openPool(ctx context.Context, rec registry.Record, addr netip.
 }
 
 // log says what failed on our side. What is wrong with a request is for its sender to know.
-func (h *Handler) log(ctx context.Context, p *secrez.Payload, addr netip.Addr, err error) {
+func (h *Handler) log(ctx context.Context, ask request, err error) {
 	if h.refused(err).status >= http.StatusInternalServerError {
-		h.cfg.Logger.WarnContext(ctx, "a registration failed", "courier", p.PublicKey(), "address", addr, "err", err)
+		h.cfg.Logger.WarnContext(ctx, "a registration failed", "courier", ask.PublicKey(), "address", ask.addr, "err", err)
 	}
 }

@@ -402,6 +402,36 @@ func TestAdmissionDecidesOnWhoseKeyIsProved(t *testing.T) {
 	refuses(t, w.get(query(w.sign(alice, map[string]any{"invite": 5}))), 400, "Wrong parameters")
 }
 
+func TestResetsAreAskedForByThemselves(t *testing.T) {
+	asked := 0
+	var say error
+	w := newWorld(t, func(c *Config) {
+		c.Reset = func(addr netip.Addr, key keys.PublicKey) error {
+			if !addr.IsLoopback() || !key.Equal(identity(t, "alice").Public()) {
+				t.Errorf("asked about %v at %v", key, addr)
+			}
+			asked++
+			return say
+		}
+	})
+	alice := account(t, "alice")
+	first := w.register(w.sign(alice, map[string]any{"reset": true})) // there is nothing to reset
+	w.register(w.sign(alice, nil))
+	if asked != 0 {
+		t.Errorf("%d times asked", asked)
+	}
+	say = &Refusal{Status: 429, Message: "Too many new ids", RetryAfter: time.Hour}
+	reset := w.sign(alice, map[string]any{"reset": true})
+	refuses(t, w.get(query(reset)), 429, "Too many new ids")
+	if rec, _ := w.registry.LookupKey(alice.Identity().Public()); rec.ID != first.ID {
+		t.Error("the id has changed nonetheless")
+	}
+	say = nil
+	if res := w.register(reset); res.ID == first.ID || asked != 2 {
+		t.Errorf("the id is %v, after %d questions", res.ID, asked)
+	}
+}
+
 func TestRegistrationsThatAreWrongAreRefused(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.MaxBody = 20000 })
 	alice := account(t, "alice")
