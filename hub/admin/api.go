@@ -39,7 +39,9 @@ func (h *Handler) explain(r *http.Request, err error) *apiError {
 	}
 	h.cfg.Logger.Error("admin: failed", "path", r.URL.Path, "error", err)
 	if errors.Is(err, admission.ErrUnavailable) {
-		return &apiError{status: http.StatusServiceUnavailable, Message: "the hub cannot write now, nothing has changed; its log says why"}
+		return &apiError{
+			status: http.StatusServiceUnavailable, Message: "the hub cannot write now, nothing has changed; its log says why",
+		}
 	}
 	return &apiError{status: http.StatusInternalServerError, Message: "internal error; the hub's log says more"}
 }

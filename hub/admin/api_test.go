@@ -150,16 +150,19 @@ func TestRulesAreSetListedAndRemoved(t *testing.T) {
 
 func TestWhatIsNotUnderstoodIsExplained(t *testing.T) {
 	w := newWorld(t)
+	type rule map[string]any
+	const rules = "/api/v1/rules"
+	past := time.Unix(1e9, 0)
 	for name, c := range map[string]struct {
 		method, path string
 		body         any
 		want         string
 	}{
-		"a subject":       {http.MethodPost, "/api/v1/rules", map[string]string{"effect": "deny", "subject": "bob"}, "neither a key"},
-		"host bits":       {http.MethodPost, "/api/v1/rules", map[string]string{"effect": "deny", "subject": "10.1.2.3/8"}, "10.0.0.0/8"},
-		"an effect":       {http.MethodPost, "/api/v1/rules", map[string]string{"effect": "drop", "subject": "10.0.0.0/8"}, "allow or deny"},
-		"a past end":      {http.MethodPost, "/api/v1/rules", map[string]any{"effect": "deny", "subject": "10.0.0.0/8", "expires": time.Unix(1e9, 0)}, "expired"},
-		"a misspelt name": {http.MethodPost, "/api/v1/rules", map[string]string{"effect": "deny", "subject": "10.0.0.0/8", "expire": "x"}, "expire"},
+		"a subject":       {http.MethodPost, rules, rule{"effect": "deny", "subject": "bob"}, "neither a key"},
+		"host bits":       {http.MethodPost, rules, rule{"effect": "deny", "subject": "10.1.2.3/8"}, "10.0.0.0/8"},
+		"an effect":       {http.MethodPost, rules, rule{"effect": "drop", "subject": "10.0.0.0/8"}, "allow or deny"},
+		"a past end":      {http.MethodPost, rules, rule{"effect": "deny", "subject": "10.0.0.0/8", "expires": past}, "expired"},
+		"a misspelt name": {http.MethodPost, rules, rule{"effect": "deny", "subject": "10.0.0.0/8", "expire": "x"}, "expire"},
 		"a mode":          {http.MethodPut, "/api/v1/mode", map[string]string{"mode": "ajar"}, "open, invite or closed"},
 		"no mode":         {http.MethodPut, "/api/v1/mode", map[string]string{}, "name a mode"},
 		"uses":            {http.MethodPost, "/api/v1/invites", map[string]int{"uses": 5000}, "1 to 1000"},
@@ -281,7 +284,7 @@ func TestTheLatestRefusalsAreTold(t *testing.T) {
 		t.Fatalf("told %d", len(got.Refusals))
 	}
 	first, second, last := got.Refusals[0], got.Refusals[1], got.Refusals[99]
-	if first.Reason != "denied" || first.What != "publish" || first.Address != "192.0.2.1" || first.Key != key.Ref() || first.Time.IsZero() {
+	if first.Reason != "denied" || first.Time.IsZero() || first.What != "publish" || first.Address != "192.0.2.1" || first.Key != key.Ref() {
 		t.Errorf("the first is %+v", first)
 	}
 	if !second.Time.Equal(time.Unix(249, 0)) || !last.Time.Equal(time.Unix(151, 0)) || second.Address+second.Key != "" {

@@ -98,7 +98,8 @@ func TestTheAPINeedsTheToken(t *testing.T) {
 		"none":              "Bearer ",
 		"of another scheme": "Basic " + w.token,
 	} {
-		if answer := w.ask(t, http.MethodGet, "/api/v1/status", nil, header("Authorization", authorization)); answer.Code != http.StatusUnauthorized {
+		answer := w.ask(t, http.MethodGet, "/api/v1/status", nil, header("Authorization", authorization))
+		if answer.Code != http.StatusUnauthorized {
 			t.Errorf("with the token %s: %d", name, answer.Code)
 		}
 	}

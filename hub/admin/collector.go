@@ -7,27 +7,32 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/secretstack/secretstack/hub/admission"
 	"github.com/secretstack/secretstack/hub/registry"
 )
 
 // collector asks the hub, at each scrape, for what it knows of itself.
 type collector struct {
-	hub Hub
+	hub       Hub
+	admission *admission.Admission
 
-	ready, draining, started                     *prometheus.Desc
-	couriers                                     *prometheus.Desc
-	pools, sockets, waiting, requests            *prometheus.Desc
-	circuits, tunnels                            *prometheus.Desc
-	records, retired, writes, writable, freeDisk *prometheus.Desc
-	certificate                                  *prometheus.Desc
+	ready, draining, started                  *prometheus.Desc
+	couriers                                  *prometheus.Desc
+	pools, sockets, waiting, requests         *prometheus.Desc
+	circuits, tunnels                         *prometheus.Desc
+	records, retired, writes, failures        *prometheus.Desc
+	writable, freeDisk                        *prometheus.Desc
+	certificate                               *prometheus.Desc
+	rules, invites, members, limited, evicted *prometheus.Desc
 }
 
-func newCollector(hub Hub) *collector {
+func newCollector(hub Hub, a *admission.Admission) *collector {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
 	}
 	return &collector{
 		hub:         hub,
+		admission:   a,
 		ready:       desc("ready", "1 when /readyz says so."),
 		draining:    desc("draining", "1 when nobody new is taken."),
 		started:     desc("start_time_seconds", "When the hub began to serve, in seconds since 1970."),
@@ -41,8 +46,14 @@ func newCollector(hub Hub) *collector {
 		records:     desc("registry_records", "Keys that have an id."),
 		retired:     desc("registry_retired", "Ids that were given up."),
 		writes:      desc("registry_writes_total", "Writes to the registry's log."),
+		failures:    desc("registry_write_errors_total", "How often writing has failed, so that the engine was replaced."),
 		writable:    desc("registry_writable", "1 when registrations can be written."),
 		freeDisk:    desc("registry_free_bytes", "Bytes that may be written to the registry's disk."),
+		rules:       desc("rules", "Allow and deny rules."),
+		invites:     desc("invites", "Invites, with those that are kept for the sake of their members."),
+		members:     desc("members", "Keys that have redeemed an invite."),
+		limited:     desc("rate_limited_total", "Refusals because of a rate, by what there was too much of.", "kind"),
+		evicted:     desc("rate_buckets_evicted_total", "Rates forgotten early, because too many addresses or keys were active."),
 		certificate: desc("certificate_expiry_timestamp_seconds", "When a certificate runs out, in seconds since 1970.", "name"),
 	}
 }
@@ -69,6 +80,7 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 	gauge(c.circuits, float64(st.Circuits))
 	gauge(c.tunnels, float64(st.Tunnels))
 	c.collectRegistry(metrics, st.Registry)
+	c.collectAdmission(metrics, c.admission.Stats())
 	for name, expires := range firstExpiry(st.Certificates) {
 		gauge(c.certificate, float64(expires.Unix()), name)
 	}
@@ -81,9 +93,23 @@ func (c *collector) collectRegistry(metrics chan<- prometheus.Metric, st registr
 	metric(c.records, prometheus.GaugeValue, float64(st.Records))
 	metric(c.retired, prometheus.GaugeValue, float64(st.Retired))
 	metric(c.writes, prometheus.CounterValue, float64(st.Writes))
+	metric(c.failures, prometheus.CounterValue, float64(st.Failures))
 	metric(c.writable, prometheus.GaugeValue, flag(st.Err == nil))
 	if st.Free >= 0 {
 		metric(c.freeDisk, prometheus.GaugeValue, float64(st.Free))
+	}
+}
+
+func (c *collector) collectAdmission(metrics chan<- prometheus.Metric, st admission.Stats) {
+	metric := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
+		metrics <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
+	}
+	metric(c.rules, prometheus.GaugeValue, float64(st.Rules))
+	metric(c.invites, prometheus.GaugeValue, float64(st.Invites))
+	metric(c.members, prometheus.GaugeValue, float64(st.Members))
+	metric(c.evicted, prometheus.CounterValue, float64(st.Evicted))
+	for kind, n := range st.Limited {
+		metric(c.limited, prometheus.CounterValue, float64(n), kind.String())
 	}
 }
 
@@ -121,10 +147,10 @@ func flag(on bool) float64 {
 }
 
 // newRegistry makes the metrics of one hub. They are its own: two hubs in one process do not share any.
-func newRegistry(hub Hub, o *Observer) (*prometheus.Registry, error) {
+func newRegistry(hub Hub, a *admission.Admission, o *Observer) (*prometheus.Registry, error) {
 	r := prometheus.NewRegistry()
 	all := append([]prometheus.Collector{
-		newCollector(hub),
+		newCollector(hub, a),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	}, o.collectors...)

@@ -49,7 +49,7 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	metrics, err := newRegistry(cfg.Hub, cfg.Observer)
+	metrics, err := newRegistry(cfg.Hub, cfg.Admission, cfg.Observer)
 	if err != nil {
 		return nil, fmt.Errorf("admin: metrics: %w", err)
 	}

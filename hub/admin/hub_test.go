@@ -150,7 +150,9 @@ func (l *lockedBuffer) String() string {
 }
 
 // ask sends a request that the options have changed.
-func (w *world) ask(t *testing.T, method, path string, body io.Reader, options ...func(*http.Request)) *httptest.ResponseRecorder {
+func (w *world) ask(
+	t *testing.T, method, path string, body io.Reader, options ...func(*http.Request),
+) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), method, path, body)
 	for _, option := range options {

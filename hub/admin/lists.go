@@ -149,7 +149,9 @@ func (h *Handler) revokeInvite(r *http.Request, id string) error {
 type option struct{ Value, Name string }
 
 // spans are for how long a rule or an invite can be made on the page. The API takes any time.
-var spans = []option{{"", "ever"}, {"1h", "an hour"}, {"24h", "a day"}, {"168h", "a week"}, {"720h", "30 days"}, {"8760h", "a year"}}
+var spans = []option{
+	{"", "ever"}, {"1h", "an hour"}, {"24h", "a day"}, {"168h", "a week"}, {"720h", "30 days"}, {"8760h", "a year"},
+}
 
 // end is when something ends that is made now for a span.
 func end(value string) (time.Time, error) {

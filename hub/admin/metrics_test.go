@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/hub/admin"
+	"github.com/secretstack/secretstack/hub/admission"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/vhost"
 )
@@ -29,7 +30,7 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 	w.hub.set(func(h *fakeHub) {
 		h.about.Started = time.Unix(1000, 0)
 		h.status = admin.Status{
-			Registry: registry.Status{Records: 7, Retired: 2, Writes: 9, Free: 12345},
+			Registry: registry.Status{Records: 7, Retired: 2, Writes: 9, Failures: 2, Free: 12345},
 			Certificates: []admin.Certificate{
 				{Name: "hub.example.org", Expires: time.Unix(3000, 0)},
 				{Name: "hub.example.org", Expires: time.Unix(2000, 0)},
@@ -49,6 +50,24 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 	o.Exchange(vhost.Exchange{})
 	o.Circuit(time.Second, 100)
 	o.Refused(admin.Refusal{Reason: admin.ReasonRate})
+
+	rule, err := admission.ParseRule("deny 192.0.2.0/24")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.admission.SetFixed([]admission.Rule{rule}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.admission.CreateInvite(t.Context(), admission.Invite{}); err != nil {
+		t.Fatal(err)
+	}
+	few := admission.Rates{Lookup: admission.Rate{Every: time.Hour, Burst: 1}}
+	if err := w.admission.SetLimits(admission.Limits{Address: few}); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		_ = w.admission.Allow(admission.Lookup, netip.MustParseAddr("192.0.2.1")) // the second and the third are too many
+	}
 
 	got := w.scrape(t)
 	for _, line := range []string{
@@ -77,6 +96,12 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		`secretstack_hub_circuits_total 1`,
 		`secretstack_hub_circuit_duration_seconds_count 1`,
 		`secretstack_hub_refusals_total{reason="rate"} 1`,
+		`secretstack_hub_rules 1`,
+		`secretstack_hub_invites 1`,
+		`secretstack_hub_members 0`,
+		`secretstack_hub_rate_limited_total{kind="lookup"} 2`,
+		`secretstack_hub_rate_limited_total{kind="new id"} 0`,
+		`secretstack_hub_rate_buckets_evicted_total 0`,
 		`secretstack_hub_pools 3`,
 		`secretstack_hub_pool_sockets 5`,
 		`secretstack_hub_http_waiting 4`,
@@ -86,6 +111,7 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		`secretstack_hub_registry_records 7`,
 		`secretstack_hub_registry_retired 2`,
 		`secretstack_hub_registry_writes_total 9`,
+		`secretstack_hub_registry_write_errors_total 2`,
 		`secretstack_hub_registry_writable 1`,
 		`secretstack_hub_registry_free_bytes 12345`,
 		`secretstack_hub_certificate_expiry_timestamp_seconds{name="hub.example.org"} 2000`,
@@ -137,7 +163,8 @@ func TestTwoHubsOfAProcessShareNoMetrics(t *testing.T) {
 
 func TestReadinessSaysWhatIsMissing(t *testing.T) {
 	w := newWorld(t)
-	if got := w.get(t, "/readyz"); got.Code != http.StatusOK || strings.TrimSpace(got.Body.String()) != `{"ready":true,"reasons":[]}` {
+	const ready = `{"ready":true,"reasons":[]}`
+	if got := w.get(t, "/readyz"); got.Code != http.StatusOK || strings.TrimSpace(got.Body.String()) != ready {
 		t.Errorf("ready: %d %s", got.Code, got.Body)
 	}
 	w.hub.set(func(h *fakeHub) {
@@ -146,14 +173,16 @@ func TestReadinessSaysWhatIsMissing(t *testing.T) {
 		h.status.Problems = []string{"the certificate ran out"}
 	})
 	got := w.get(t, "/readyz")
-	want := `{"ready":false,"reasons":["the hub is about to end","the registry cannot write; the log says why","the certificate ran out"]}`
+	want := `{"ready":false,"reasons":["the hub is about to end",` +
+		`"the registry cannot write; the log says why","the certificate ran out"]}`
 	if got.Code != http.StatusServiceUnavailable || strings.TrimSpace(got.Body.String()) != want {
 		t.Errorf("not ready: %d %s", got.Code, got.Body)
 	}
 	if got := w.get(t, "/healthz"); got.Code != http.StatusOK {
 		t.Errorf("a hub that drains is dead: %d %s", got.Code, got.Body)
 	}
-	if lines := w.scrape(t); !slices.Contains(lines, "secretstack_hub_ready 0") || !slices.Contains(lines, "secretstack_hub_draining 1") {
+	lines := w.scrape(t)
+	if !slices.Contains(lines, "secretstack_hub_ready 0") || !slices.Contains(lines, "secretstack_hub_draining 1") {
 		t.Error("the metrics say something else")
 	}
 }

@@ -102,7 +102,8 @@ func TestAFormThatIsWrongKeepsWhatWasTyped(t *testing.T) {
 		t.Errorf("a rule about nobody: %d", answer.Code)
 	}
 	page := answer.Body.String()
-	wantIn(t, page, `role="alert"`, "Neither a key", `value="&#34;bob&#34;"`, `value="a friend"`, `value="allow" checked`, `value="24h" selected`)
+	wantIn(t, page, `role="alert"`, "Neither a key",
+		`value="&#34;bob&#34;"`, `value="a friend"`, `value="allow" checked`, `value="24h" selected`)
 	wantNotIn(t, page, "admission:")
 	for _, uses := range []string{"", "0", "-1", "many", "1001"} {
 		if answer := b.post(t, "/invites", url.Values{"uses": {uses}}); answer.Code != http.StatusBadRequest {
@@ -162,8 +163,8 @@ func TestTheStatusPageTellsWhatIsWrong(t *testing.T) {
 	})
 	b.observer.Refused(admin.Refusal{Reason: admin.ReasonSlow, What: "connect", Addr: netip.MustParseAddr("192.0.2.77")})
 	page := b.page(t, "/status")
-	wantIn(t, page, "not ready", "the listener failed", "1,234,567 registered", "5.0 GB", "*.hub.example.org", "in 10 days", "no answer",
-		"192.0.2.77", "slow", "handshake", "10 s")
+	wantIn(t, page, "not ready", "the listener failed", "1,234,567 registered", "5.0 GB",
+		"*.hub.example.org", "in 10 days", "no answer", "192.0.2.77", "slow", "handshake", "10 s")
 }
 
 func TestEveryAnswerForbidsWhatThePageDoesNotNeed(t *testing.T) {

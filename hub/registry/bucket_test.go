@@ -318,4 +318,7 @@ func TestAReplacedEngineChangesNothing(t *testing.T) {
 	if n := r.Count(); n != 2 {
 		t.Errorf("%d records", n)
 	}
+	if failures := r.Status().Failures; failures != 1 {
+		t.Errorf("the engine failed %d times, as the status says", failures)
+	}
 }

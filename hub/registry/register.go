@@ -208,6 +208,9 @@ func refuse(batch []*request, err error) {
 func (r *Registry) fail(n *run, err error) {
 	err = unavailable(err)
 	r.cfg.Logger.Error("registry: nothing can be written, the engine is restarted", "err", err)
+	r.mu.Lock()
+	r.failed++
+	r.mu.Unlock()
 	r.setRun(nil, err)
 	if err := n.end(); err != nil {
 		r.cfg.Logger.Error("registry: end the engine", "err", err)

@@ -37,6 +37,7 @@ type Registry struct {
 	run     *run          // the engine at work; nil while it is down; guarded by mu
 	down    error         // why it is; guarded by mu
 	changed chan struct{} // closed and replaced when run changes; guarded by mu
+	failed  uint64        // how often an engine had to be taken down; guarded by mu
 
 	files *engine // the last one started, which may still have the files; owned by open, then by the writer
 }
@@ -348,6 +349,9 @@ type Status struct {
 	Retired int    // ids that were given up
 	Writes  uint64 // where the log ends; each write holds one or more registrations
 
+	// Failures is how often writing has failed since Open, so that the engine had to be replaced.
+	Failures uint64
+
 	// Free is how many bytes may be written to the disk, or -1 if the system does not tell.
 	Free int64
 
@@ -362,6 +366,9 @@ func (r *Registry) Status() Status {
 	if free, known := freeBytes(r.cfg.Dir); known {
 		s.Free = free
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.Failures = r.failed
 	return s
 }
 

@@ -3,7 +3,6 @@ package sdnotify_test
 import (
 	"crypto/rand"
 	"net"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -11,12 +10,7 @@ import (
 )
 
 func TestStatesReachTheManagerInOneMessage(t *testing.T) {
-	dir, err := os.MkdirTemp("", "") // t.TempDir may be too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	for _, path := range []string{filepath.Join(dir, "notify"), "@secretstack-test-" + rand.Text()} {
+	for _, path := range []string{filepath.Join(t.TempDir(), "notify"), "@secretstack-test-" + rand.Text()} {
 		manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 		if err != nil {
 			t.Fatal(err)
