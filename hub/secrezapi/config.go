@@ -53,8 +53,8 @@ const (
 	Admin        Kind = "admin"        // what only those may have who know the code
 )
 
-// A Refusal is the error with which Config.Allow, Config.Publish and Config.Reset turn a request away. Every other error of theirs is
-// told as 503.
+// A Refusal is the error with which Config.Allow, Config.Publish and Config.Reset turn a request away. Every other error of
+// theirs is told as 503.
 type Refusal struct {
 	Status     int           // of the HTTP response, 4xx or 5xx
 	Message    string        // for the visitor

@@ -390,7 +390,10 @@ func TestAdmissionDecidesOnWhoseKeyIsProved(t *testing.T) {
 	w.registered(w.get(query(w.sign(alice, map[string]any{"invite": "signed"}), "invite", "in the query")))
 
 	key := alice.Identity().Public().String()
-	want := []question{{key, secrez.ID{}, ""}, {key, secrez.ID{}, ""}, {key, secrez.ID{}, ""}, {key, res.ID, "in the query"}, {key, res.ID, "in the body"}, {key, res.ID, "signed"}}
+	want := []question{
+		{key, secrez.ID{}, ""}, {key, secrez.ID{}, ""}, {key, secrez.ID{}, ""},
+		{key, res.ID, "in the query"}, {key, res.ID, "in the body"}, {key, res.ID, "signed"},
+	}
 	if len(asked) != len(want) {
 		t.Fatalf("asked %+v", asked)
 	}

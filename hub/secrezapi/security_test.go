@@ -243,7 +243,7 @@ func TestSecurityRow13AddressesAreNotMadeOfTheHostHeader(t *testing.T) {
 			t.Errorf("by %s: %s", host, res.URL)
 		}
 		r := w.get(query(w.sign(alice, nil)), "Host", host, "X-Forwarded-Host", "evil.example", "Forwarded", "host=evil.example")
-		if r.status == 200 && w.registered(r).URL != "http://"+w.registered(r).ID.String()+".hub.test:8433" || strings.Contains(r.body, "evil") {
+		if strings.Contains(r.body, "evil") || r.status == 200 && !strings.HasSuffix(w.registered(r).URL, ".hub.test:8433") {
 			t.Errorf("by %s: %s", host, r.body)
 		}
 	}
@@ -258,7 +258,7 @@ func TestSecurityRow13AddressesAreNotMadeOfTheHostHeader(t *testing.T) {
 		"localhost:8433": "localhost:8433", "127.0.0.1:18653": "localhost:18653", "[::1]:8433": "localhost:8433", "localhost": "localhost",
 		"localhost:80": "localhost", "LOCALHOST:8433": "localhost:8433", "hub.localhost:8433": "localhost:8433",
 	} {
-		if res := w.register2(query(w.sign(alice, nil)), host); res.URL != "http://"+res.ID.String()+"."+want {
+		if res := w.registerAt(query(w.sign(alice, nil)), host); res.URL != "http://"+res.ID.String()+"."+want {
 			t.Errorf("by %s: %s", host, res.URL)
 		}
 	}
@@ -271,7 +271,7 @@ func TestSecurityRow13AddressesAreNotMadeOfTheHostHeader(t *testing.T) {
 	refuses(t, w.get("/s/7y-6ro-3z", "Host", "localhost:8433"), 501, "This hub has no domain")
 }
 
-func (w *world) register2(target, host string) registered {
+func (w *world) registerAt(target, host string) registered {
 	w.t.Helper()
 	return w.registered(w.get(target, "Host", host))
 }

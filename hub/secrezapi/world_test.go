@@ -177,7 +177,8 @@ func (w *world) serve(cfg Config) {
 		w.t.Fatal(err)
 	}
 	w.addr = l.Addr().String()
-	w.server = &http.Server{Handler: front, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.NewTextHandler(w.logs, nil), slog.LevelError)}
+	complaints := slog.NewLogLogger(slog.NewTextHandler(w.logs, nil), slog.LevelError)
+	w.server = &http.Server{Handler: front, ReadHeaderTimeout: 10 * time.Second, ErrorLog: complaints}
 	w.served.Go(func() { _ = w.server.Serve(l) })
 }
 
