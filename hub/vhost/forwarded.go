@@ -41,7 +41,7 @@ func (x *exchange) forward(h http.Header) {
 	if x.in.TLS != nil {
 		proto = "https"
 	}
-	via := x.remote()
+	via := remote(x.in)
 	chain := via.String()
 	if !via.IsValid() {
 		chain = ""
@@ -61,9 +61,23 @@ func (x *exchange) forward(h http.Header) {
 	h["X-Forwarded-Proto"] = []string{proto}
 }
 
-// remote is the address at the other end of the visitor's connection, or the zero value.
-func (x *exchange) remote() netip.Addr {
-	if ap, err := netip.ParseAddrPort(x.in.RemoteAddr); err == nil {
+// Visitor is the true address of whoever has sent a request, as far as the connection and TrustedProxies tell; the zero
+// value when they do not.
+func (h *Handler) Visitor(r *http.Request) netip.Addr {
+	via := remote(r)
+	if !h.trusts(via) {
+		return via
+	}
+	first, _, _ := strings.Cut(h.believed(r.Header["X-Forwarded-For"]), ",")
+	if a, err := netip.ParseAddr(first); err == nil {
+		return a
+	}
+	return via
+}
+
+// remote is the address at the other end of a visitor's connection, or the zero value.
+func remote(r *http.Request) netip.Addr {
+	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		return plain(ap.Addr())
 	}
 	return netip.Addr{}

@@ -100,3 +100,20 @@ func TestFieldsCannotBeginALine(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+func TestVisitorIsWhoTrustedProxiesSayItIs(t *testing.T) {
+	h := &Handler{cfg: Config{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
+	for _, c := range []struct{ remote, said, want string }{
+		{"192.0.2.1:5", "", "192.0.2.1"},
+		{"192.0.2.1:5", "6.6.6.6", "192.0.2.1"},
+		{"[::ffff:10.0.0.1]:5", "6.6.6.6, 192.0.2.7, 10.0.0.2", "192.0.2.7"},
+		{"10.0.0.1:5", "", "10.0.0.1"},
+		{"10.0.0.1:5", "nonsense", "10.0.0.1"},
+		{"@", "6.6.6.6", "invalid IP"},
+	} {
+		r := &http.Request{RemoteAddr: c.remote, Header: http.Header{"X-Forwarded-For": {c.said}}}
+		if got := h.Visitor(r).String(); got != c.want {
+			t.Errorf("from %s, which says %q: %s, want %s", c.remote, c.said, got, c.want)
+		}
+	}
+}
