@@ -1,0 +1,98 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"iter"
+	"time"
+
+	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/multiserver/unix"
+	"github.com/secretstack/secretstack/muxrpc"
+)
+
+// controlDir is the folder of the control socket, in the data folder.
+const controlDir = "control"
+
+// ControlStatus is what "hubControl.status" answers.
+type ControlStatus struct {
+	Key       keys.PublicKey `json:"key"`
+	Version   string         `json:"version,omitempty"`
+	Domain    string         `json:"domain,omitempty"`
+	Addresses []string       `json:"addresses"`
+	Mode      admission.Mode `json:"mode"`
+	Started   time.Time      `json:"started"`
+	Draining  bool           `json:"draining,omitempty"`
+	Records   int            `json:"records"` // ids that belong to somebody
+	Native    int            `json:"native"`  // couriers that are connected
+	Secrez    int            `json:"secrez"`  // couriers of Secrez with a tunnel port
+	Peers     int            `json:"peers"`   // connections with a proven key
+	Requests  int            `json:"requests"`
+	Tunnels   int            `json:"tunnels"`
+	// Problem is why nothing can be registered now. Empty: it can.
+	Problem string `json:"problem,omitempty"`
+}
+
+// control serves the owner of the data folder, over a socket that only he can reach.
+func (h *Hub) control() secretstack.Plugin {
+	return secretstack.Plugins{
+		secretstack.TransportPlugin(unix.New(unix.Options{})),
+		secretstack.NoAuthPlugin(),
+		secretstack.NewPlugin(secretstack.Info{Name: "hubControl"}, func(_ context.Context, s *secretstack.Setup) error {
+			return errors.Join(
+				muxrpc.HandleAsync(s, "status", h.controlStatus),
+				muxrpc.HandleSource(s, "backup", h.controlBackup),
+			)
+		}),
+	}
+}
+
+func (h *Hub) controlStatus(context.Context, muxrpc.None) (ControlStatus, error) {
+	now, about := h.Status(), h.About()
+	status := ControlStatus{
+		Key: about.Key, Version: about.Version, Domain: about.Domain, Addresses: h.Addresses(), Mode: h.admission.Mode(),
+		Started: about.Started, Draining: now.Draining, Records: now.Registry.Records, Native: len(h.directory.published()),
+		Secrez: now.Pools, Peers: len(h.directory.all()), Requests: now.Requests, Tunnels: now.Tunnels,
+	}
+	if now.Registry.Err != nil {
+		status.Problem = now.Registry.Err.Error()
+	}
+	return status, nil
+}
+
+// controlBackup sends an archive of the registry. Its end without an error is the end of the archive.
+func (h *Hub) controlBackup(ctx context.Context, _ muxrpc.None) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		r, w := io.Pipe()
+		defer func() { _ = r.Close() }()
+		defer context.AfterFunc(ctx, func() { _ = r.Close() })()
+		h.background(func() {
+			_, err := h.registry.Backup(ctx, w)
+			_ = w.CloseWithError(err)
+		})
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := r.Read(buf)
+			if n > 0 && !yield(buf[:n], nil) {
+				return
+			}
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				yield(nil, muxrpc.Errorf("the backup failed: %w", err)) // to the owner of the folder
+				return
+			}
+		}
+	}
+}
+
+// path is the option "path" of a transport.
+func path(p string) map[string]json.RawMessage {
+	text, _ := json.Marshal(p) // a string can always be encoded
+	return map[string]json.RawMessage{"path": text}
+}

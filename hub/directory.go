@@ -1,0 +1,235 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/hub/native"
+	"github.com/secretstack/secretstack/hub/vhost"
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/muxrpc"
+	"github.com/secretstack/secretstack/muxrpc/streamconn"
+)
+
+// directory knows who is connected, and by which connection each courier is reached.
+type directory struct {
+	web vhost.StreamsConfig // of each courier, but for Open
+
+	mu       sync.Mutex
+	sessions map[*secretstack.Peer]*session
+	couriers map[[keys.PublicKeySize]byte]*session
+}
+
+// session is one connection of a peer.
+type session struct {
+	dir   *directory
+	peer  *secretstack.Peer
+	addr  netip.Addr // the zero value for one without
+	since time.Time
+	gated bool // counted by admission's gate
+
+	// Guarded by directory.mu.
+	published bool
+	serves    []string
+	streams   *vhost.Streams // for HTTP; nil: nobody has asked for any
+	left      bool
+}
+
+func newDirectory(l Limits) *directory {
+	return &directory{
+		web:      vhost.StreamsConfig{MaxStreams: l.MaxStreams, IdleTimeout: l.StreamIdle, Queue: l.Queue, Wait: l.QueueWait},
+		sessions: map[*secretstack.Peer]*session{},
+		couriers: map[[keys.PublicKeySize]byte]*session{},
+	}
+}
+
+// enter adds a connection.
+func (d *directory) enter(p *secretstack.Peer, gated bool) {
+	s := &session{dir: d, peer: p, addr: addrOf(p.Address()), since: time.Now(), gated: gated}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sessions[p] = s
+}
+
+// leave takes a connection away that has ended, and returns it with what has to be closed; nil for one that is unknown.
+func (d *directory) leave(p *secretstack.Peer) (*session, *vhost.Streams) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.sessions[p]
+	if s == nil {
+		return nil, nil
+	}
+	delete(d.sessions, p)
+	if key := p.Key().Array(); d.couriers[key] == s {
+		delete(d.couriers, key)
+	}
+	s.left = true
+	return s, s.streams
+}
+
+// publish makes a connection the one by which its courier is reached. It returns the one that was so before, if there
+// was another, and reports whether the connection is still there.
+func (d *directory) publish(p *secretstack.Peer, serves []string) (replaced *secretstack.Peer, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.sessions[p]
+	if s == nil {
+		return nil, false
+	}
+	before := d.couriers[p.Key().Array()]
+	d.couriers[p.Key().Array()] = s
+	s.published, s.serves = true, serves
+	if before == nil || before == s {
+		return nil, true
+	}
+	before.published = false
+	return before.peer, true
+}
+
+// session returns what is known of a connection.
+func (d *directory) session(p *secretstack.Peer) *session {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sessions[p]
+}
+
+// courier returns the connection by which a courier is reached, or nil.
+func (d *directory) courier(key keys.PublicKey) *session {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.couriers[key.Array()]
+}
+
+// all returns the connections that there are.
+func (d *directory) all() []*session {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := make([]*session, 0, len(d.sessions))
+	for _, s := range d.sessions {
+		all = append(all, s)
+	}
+	return all
+}
+
+// published returns the connections by which couriers are reached.
+func (d *directory) published() []*session {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := make([]*session, 0, len(d.couriers))
+	for _, s := range d.couriers {
+		all = append(all, s)
+	}
+	return all
+}
+
+// closeWeb closes the streams for HTTP of all couriers: unused ones would keep their connections open.
+func (d *directory) closeWeb() {
+	var all []*vhost.Streams
+	d.mu.Lock()
+	for _, s := range d.sessions {
+		s.left = true
+		if s.streams != nil {
+			all = append(all, s.streams)
+		}
+	}
+	d.mu.Unlock()
+	for _, streams := range all {
+		_ = streams.Close()
+	}
+}
+
+// offers returns what a courier says that it serves.
+func (s *session) offers() []string {
+	s.dir.mu.Lock()
+	defer s.dir.mu.Unlock()
+	return s.serves
+}
+
+func (s *session) isPublished() bool {
+	s.dir.mu.Lock()
+	defer s.dir.mu.Unlock()
+	return s.published
+}
+
+// Dial gives a connection on which the courier serves HTTP, and makes a session a [vhost.Courier].
+func (s *session) Dial(ctx context.Context) (net.Conn, error) {
+	streams, err := s.web()
+	if err != nil {
+		return nil, err
+	}
+	return streams.Dial(ctx)
+}
+
+// web returns the streams of a courier, which are made when the first visitor comes.
+func (s *session) web() (*vhost.Streams, error) {
+	s.dir.mu.Lock()
+	defer s.dir.mu.Unlock()
+	if s.left {
+		return nil, vhost.ErrAway
+	}
+	if s.streams == nil {
+		cfg := s.dir.web
+		cfg.Open = s.open
+		streams, err := vhost.NewStreams(cfg)
+		if err != nil {
+			return nil, err
+		}
+		s.streams = streams
+	}
+	return s.streams, nil
+}
+
+// open opens a stream for HTTP. It does not wait for the courier: what it has to say comes where an answer would.
+func (s *session) open(ctx context.Context) (net.Conn, error) {
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	stream, err := muxrpc.Duplex[[]byte, []byte](life, s.peer, native.MethodHTTP)
+	if !stop() {
+		err = errors.Join(err, context.Cause(ctx))
+	}
+	switch {
+	case err == nil:
+		return streamconn.New(stream, streamconn.Options{OnClose: cancel}), nil
+	case ctx.Err() == nil:
+		err = vhost.ErrAway // the session has ended, or is about to
+	}
+	cancel() // aborts the stream, if there is one
+	return nil, err
+}
+
+// cleaned returns the words of a list of what a courier serves that mean something.
+func cleaned(serves []string) []string {
+	var known []string
+	for _, word := range []string{native.ServesHTTP, native.ServesCircuits} {
+		if slices.Contains(serves, word) {
+			known = append(known, word)
+		}
+	}
+	return known
+}
+
+// addrOf returns the address of IP in the multiserver address of a peer, as in net:192.0.2.7:40112~shs:… and
+// ws:192.0.2.7~shs:…; the zero value for one without.
+func addrOf(address string) netip.Addr {
+	transport, _, _ := strings.Cut(address, "~")
+	name, rest, _ := strings.Cut(transport, ":")
+	if name == "net" {
+		if i := strings.LastIndexByte(rest, ':'); i >= 0 {
+			rest = rest[:i]
+		}
+	}
+	a, err := netip.ParseAddr(rest)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return a.Unmap().WithZone("")
+}
+
+func (s *session) servesHTTP() bool { return slices.Contains(s.offers(), native.ServesHTTP) }

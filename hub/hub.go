@@ -1,0 +1,228 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/hub/admin"
+	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/port"
+	"github.com/secretstack/secretstack/hub/registry"
+	"github.com/secretstack/secretstack/hub/vhost"
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/multiserver"
+	"github.com/secretstack/secretstack/multiserver/ws"
+	"github.com/secretstack/secretstack/plugins/room"
+	"github.com/secretstack/secretstack/secrez"
+)
+
+// Hub is a running hub. All its methods may be called concurrently.
+type Hub struct {
+	cfg      Config // what does not change; see live
+	identity *keys.Identity
+	log      *slog.Logger
+	started  time.Time
+	places   places
+
+	registry  *registry.Registry
+	admission *admission.Admission
+	pools     *vhost.Pools
+	vhost     *vhost.Handler
+	ws        *ws.Transport
+	intake    *intake
+	directory *directory
+	visitors  visitors
+	observer  *admin.Observer
+	app       *secretstack.App
+	room      *room.Room
+
+	live      atomic.Pointer[Config] // what Reload changes
+	reloading sync.Mutex             // one Reload at a time
+	port      atomic.Pointer[port.Port]
+	draining  atomic.Bool
+	ready     atomic.Bool   // New is done
+	stop      chan struct{} // closed when nothing new is to be accepted
+	stopOnce  sync.Once
+	life      context.Context // ends when the hub begins to close
+	end       context.CancelFunc
+
+	mu        sync.Mutex // guards what follows
+	listeners []net.Listener
+	server    *http.Server // nil: not served yet
+	served    bool
+	closed    bool
+	jobs      sync.WaitGroup // Add only while closed is false
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// New opens a hub: its listeners, its registry, its lists. Peers are served from [Hub.Serve] on, and requests as soon as
+// New has returned. ctx bounds the opening, not the hub's life. Its error is [ErrConfig]; registry.ErrLocked,
+// registry.ErrDamaged or registry.ErrUnavailable where the data folder is the reason; or says what could not be opened.
+func New(ctx context.Context, cfg Config) (*Hub, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	h := &Hub{
+		cfg: cfg, identity: cfg.Identity, log: cfg.Logger, started: time.Now(), stop: make(chan struct{}),
+		intake: newIntake(), directory: newDirectory(cfg.Limits), observer: admin.NewObserver(),
+	}
+	h.live.Store(&cfg)
+	h.life, h.end = context.WithCancel(context.Background())
+	for _, open := range []func(context.Context) error{
+		h.openDir, h.openListeners, h.openRegistry, h.openAdmission, h.openWeb, h.openApp,
+	} {
+		if err := open(ctx); err != nil {
+			return nil, errors.Join(err, h.Close(ctx))
+		}
+	}
+	h.ready.Store(true)
+	return h, nil
+}
+
+// openDir makes the data folder, and loads the hub's identity or makes it.
+func (h *Hub) openDir(context.Context) error {
+	if err := os.MkdirAll(h.cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("hub: the data folder cannot be made: %w", err)
+	}
+	if !h.identity.IsZero() {
+		return nil
+	}
+	id, err := keys.LoadOrCreate(filepath.Join(h.cfg.Dir, "secret"), keys.FileOptions{})
+	if err != nil {
+		return fmt.Errorf("hub: %w", err)
+	}
+	h.identity = id
+	return nil
+}
+
+func (h *Hub) openListeners(ctx context.Context) error {
+	var config net.ListenConfig
+	for _, address := range h.cfg.Listen {
+		ln, err := config.Listen(ctx, "tcp", address)
+		if err != nil {
+			return fmt.Errorf("hub: %w", err)
+		}
+		h.listeners = append(h.listeners, ln)
+	}
+	var first net.Addr
+	if len(h.listeners) > 0 {
+		first = h.listeners[0].Addr()
+	}
+	h.places = placesOf(h.cfg, first)
+	return nil
+}
+
+func (h *Hub) openRegistry(ctx context.Context) (err error) {
+	h.registry, err = registry.Open(ctx, registry.Config{
+		Dir: filepath.Join(h.cfg.Dir, "registry"), Identity: h.identity, Logger: h.log, Limits: h.cfg.Limits.Registry,
+	})
+	return err
+}
+
+func (h *Hub) openAdmission(ctx context.Context) error {
+	rules, err := h.registry.Bucket(ctx, admission.RulesBucket)
+	if err != nil {
+		return err
+	}
+	invites, err := h.registry.Bucket(ctx, admission.InvitesBucket)
+	if err != nil {
+		return err
+	}
+	h.admission, err = admission.Open(ctx, admission.Config{
+		Mode: h.cfg.Mode, Rules: rules, Invites: invites, Fixed: h.cfg.Rules, Limits: h.cfg.Limits.Admission, Logger: h.log,
+		OnChange: h.recheck,
+		IDOf: func(key keys.PublicKey) secrez.ID {
+			rec, _ := h.registry.LookupKey(key)
+			return rec.ID
+		},
+	})
+	return err
+}
+
+// openApp starts the node that peers connect to.
+func (h *Hub) openApp(context.Context) error {
+	l := h.cfg.Limits
+	stack := secretstack.New(secretstack.Options{Bare: true})
+	rooms := room.Plugin(room.Config{
+		Name: h.cfg.Name, MaxTunnels: l.MaxTunnels, MaxTunnelsPerPeer: l.MaxTunnelsPerPeer, TunnelIdle: l.TunnelIdle,
+		Member: func(key keys.PublicKey) bool {
+			_, known := h.registry.LookupKey(key)
+			return known
+		},
+	})
+	if err := stack.Use(h.transports(), rooms, h.plugin(), h.control()); err != nil {
+		return err
+	}
+	incoming := map[string][]multiserver.Incoming{
+		"net": {{Scope: everywhere(), Transform: "shs"}},
+		"ws":  {{Scope: everywhere(), Transform: "shs", Options: path("/")}},
+	}
+	if h.cfg.Control {
+		incoming["unix"] = []multiserver.Incoming{{Transform: "noauth", Options: path(filepath.Join(h.cfg.Dir, controlDir))}}
+	}
+	// The app lives as long as the hub: Close ends it.
+	app, err := stack.Start(context.Background(), secretstack.Config{
+		Identity: h.identity, AppKey: h.cfg.AppKey, Dir: filepath.Join(h.cfg.Dir, "plugins"), Logger: h.log,
+		Connections: &multiserver.Config{Incoming: incoming},
+		Inactivity:  l.Inactivity, HandshakeTimeout: l.HandshakeTimeout, MaxPending: l.MaxUnproved,
+		MaxPeers: l.MaxPeers, MaxPeersPerKey: l.MaxPeersPerKey, Limits: l.Session,
+	})
+	if err != nil {
+		return err
+	}
+	h.app = app
+	h.room, _ = secretstack.Find[*room.Room](app)
+	return nil
+}
+
+// App returns the node that the hub is to its peers: its key, its addresses, who is connected. It ends with the hub.
+func (h *Hub) App() *secretstack.App { return h.app }
+
+// Admission returns who may use the hub, for an operator to change.
+func (h *Hub) Admission() *admission.Admission { return h.admission }
+
+// Addrs returns where New has begun to listen, in the order of Config.Listen.
+func (h *Hub) Addrs() []net.Addr {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var addrs []net.Addr
+	for _, ln := range h.listeners {
+		addrs = append(addrs, ln.Addr())
+	}
+	return addrs
+}
+
+// isDraining reports whether the hub is about to end.
+func (h *Hub) isDraining() bool { return h.draining.Load() }
+
+// proved tells the port that somebody has proved a key.
+func (h *Hub) proved(conn net.Conn) {
+	if p := h.port.Load(); p != nil {
+		p.Proved(conn)
+	}
+}
+
+// background runs f in a goroutine for which Close waits, unless the hub is closed.
+func (h *Hub) background(f func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.closed {
+		h.jobs.Go(f)
+	}
+}
+
+// gone takes away what is left of an id that is nobody's any more.
+func (h *Hub) gone(id secrez.ID) { h.pools.Remove(id) }

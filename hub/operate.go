@@ -1,0 +1,119 @@
+package hub
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/secretstack/secretstack/hub/admin"
+	"github.com/secretstack/secretstack/hub/native"
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/multiserver"
+)
+
+// Hub is what package admin must know of a hub.
+var _ admin.Hub = (*Hub)(nil)
+
+// Addresses returns where peers find the hub, in the widest scope in which it has an address.
+func (h *Hub) Addresses() []string {
+	for _, scope := range []multiserver.Scope{multiserver.Public, multiserver.Local, multiserver.Device} {
+		if joined := h.app.Address(scope); joined != "" {
+			return strings.Split(joined, ";")
+		}
+	}
+	return nil
+}
+
+// About tells which hub this is.
+func (h *Hub) About() admin.About {
+	about := admin.About{Version: h.cfg.Version, Key: h.identity.Public(), Domain: h.cfg.Domain, Started: h.started}
+	if addresses := h.Addresses(); len(addresses) > 0 {
+		about.Address = addresses[0]
+	}
+	l := h.cfg.Limits
+	about.Limits = []admin.Limit{
+		{Name: "mode", Value: string(h.admission.Mode())},
+		{Name: "connections with a proven key", Value: fmt.Sprint(l.MaxPeers)},
+		{Name: "tunnel sockets of a courier", Value: fmt.Sprint(cmp.Or(h.cfg.MaxSockets, 4))},
+	}
+	return about
+}
+
+// Status tells how the hub is doing.
+func (h *Hub) Status() admin.Status {
+	return admin.Status{
+		Draining: h.isDraining(), Registry: h.registry.Status(), Pools: h.pools.Len(), Requests: h.vhost.Active(),
+		Tunnels: h.room.Tunnels(),
+	}
+}
+
+// Couriers lists who is connected.
+func (h *Hub) Couriers() []admin.Courier {
+	var all []admin.Courier
+	attendants := h.room.Attendants()
+	for _, s := range h.directory.all() {
+		c := admin.Courier{Key: s.peer.Key(), Kind: admin.KindRoom, Addr: s.addr, Since: s.since}
+		rec, known := h.registry.LookupKey(c.Key)
+		switch {
+		case s.isPublished() && known:
+			c.Kind, c.ID = admin.KindNative, rec.ID
+		case !slices.Contains(attendants, c.Key.Ref()):
+			continue // a visitor
+		}
+		stats := s.peer.Stats()
+		c.Received, c.Sent = int64(stats.BytesRead), int64(stats.BytesWritten)
+		all = append(all, c)
+	}
+	return all
+}
+
+// Disconnect closes all connections of a key, and tells how many there were. The peer may come back: a rule keeps it away.
+func (h *Hub) Disconnect(key keys.PublicKey) int {
+	peers := h.app.PeersOf(key)
+	for _, p := range peers {
+		p.Abort(errUnwelcome)
+	}
+	n := len(peers)
+	if rec, known := h.registry.LookupKey(key); known && h.pools.Pool(rec.ID) != nil {
+		h.pools.Remove(rec.ID)
+		n++
+	}
+	return n
+}
+
+// InviteLink writes the code of an invitation as the link that a person gets.
+func (h *Hub) InviteLink(code string) string {
+	return native.Link{Address: strings.Join(h.Addresses(), ";"), Invite: code}.String()
+}
+
+// Operator returns what the operator of the hub is served, for a listener of its own: metrics, health, an API and a page.
+// It asks for the token in the file "admin-token" in the data folder, which is made when missing.
+func (h *Hub) Operator() (*http.Server, error) {
+	token, err := admin.LoadToken(filepath.Join(h.cfg.Dir, "admin-token"))
+	if err != nil {
+		return nil, err
+	}
+	handler, err := admin.New(admin.Config{Hub: h, Observer: h.observer, Token: token, Logger: h.log})
+	if err != nil {
+		return nil, err
+	}
+	return handler.NewServer(), nil
+}
+
+// recheck ends what is not welcome any more. Admission calls it when something has changed.
+func (h *Hub) recheck() {
+	if !h.ready.Load() {
+		return
+	}
+	for _, s := range h.directory.all() {
+		if err := h.admission.Visit(s.addr, s.peer.Key()); err != nil {
+			h.refused(errUnwelcome, s.addr, s.peer.Key(), "connection")
+			s.peer.Abort(errUnwelcome)
+		}
+	}
+	h.visitors.recheck(func(addr netip.Addr) error { return h.admission.Network(addr) })
+}

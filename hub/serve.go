@@ -1,0 +1,180 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/secretstack/secretstack/hub/native"
+	"github.com/secretstack/secretstack/hub/port"
+)
+
+// Serve accepts peers and visitors on the listeners that New has opened, and on those that it is given, which it owns
+// from then on. All of them are one port: what a connection speaks decides. It returns when the hub is told to drain or
+// close, and when ctx ends; then it has stopped listening, and what was accepted lives on. It can be called once.
+func (h *Hub) Serve(ctx context.Context, more ...net.Listener) error {
+	listeners, err := h.take(more)
+	if err != nil {
+		return err
+	}
+	var at []net.Addr
+	for _, ln := range listeners {
+		at = append(at, ln.Addr())
+	}
+	l := h.cfg.Limits
+	p := port.Open(port.Options{
+		TrustedProxies: h.cfg.TrustedProxies, RequireHeader: h.cfg.RequireProxyHeader, Connect: h.admission.Connect,
+		TLS: h.cfg.TLS, Timeout: l.FirstBytes, MaxPending: l.MaxPending, MaxUnproved: l.MaxUnproved,
+		MaxPerAddress: l.MaxUnprovedPer, Logger: h.log,
+	}, listeners[0], listeners[1:]...)
+	h.port.Store(p)
+	server := p.Server(h)
+	h.mu.Lock()
+	h.server = server
+	h.mu.Unlock()
+
+	accepting, stop := context.WithCancel(ctx)
+	defer stop()
+	failed := make(chan error, 2)
+	var loops sync.WaitGroup
+	loops.Go(func() { failed <- h.intake.serve(accepting, p, at, h.cfg.Domain) })
+	loops.Go(func() { failed <- server.Serve(p.HTTP()) })
+	select {
+	case <-accepting.Done():
+	case <-h.stop:
+	case err = <-failed:
+	}
+	stop()
+	err = errors.Join(notClosed(err), notClosed(p.Close()))
+	loops.Wait()
+	return err
+}
+
+// notClosed returns err, unless it says that something was closed, as it should be.
+func notClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// take gives Serve its listeners.
+func (h *Hub) take(more []net.Listener) ([]net.Listener, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	listeners := append(h.listeners[:len(h.listeners):len(h.listeners)], more...)
+	var err error
+	switch {
+	case h.closed:
+		err = ErrClosed
+	case h.served:
+		err = errors.New("hub: Serve was called before")
+	case len(listeners) == 0:
+		err = errors.New("hub: there is no listener to serve: name one in Config.Listen, or pass one")
+	}
+	if err != nil {
+		for _, ln := range more {
+			_ = ln.Close()
+		}
+		return nil, err
+	}
+	h.served = true
+	return listeners, nil
+}
+
+// Drain ends the hub so that nobody loses anything: nothing new begins, couriers are told where to go and when, requests and
+// circuits that run may end, until ctx does. Then the hub is closed as Close does it. It returns soon after the end of ctx.
+func (h *Hub) Drain(ctx context.Context) error {
+	h.draining.Store(true)
+	h.halt()
+	h.log.Info("hub: draining", "couriers", len(h.directory.published()), "requests", h.visitors.count())
+	h.sayDrain(ctx)
+	if server := h.httpServer(); server != nil {
+		_ = server.Shutdown(ctx) // what it does not finish is cut off by Close
+	}
+	h.visitors.wait(ctx)
+	return h.Close(context.WithoutCancel(ctx))
+}
+
+// halt stops accepting.
+func (h *Hub) halt() { h.stopOnce.Do(func() { close(h.stop) }) }
+
+func (h *Hub) httpServer() *http.Server {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.server
+}
+
+// mostNotices is how many couriers are told something at the same time.
+const mostNotices = 256
+
+// sayDrain tells all couriers that the hub is about to end.
+func (h *Hub) sayDrain(ctx context.Context) {
+	live := h.live.Load()
+	n := native.Notice{Type: native.NoticeDrain, Address: live.DrainTo, After: live.DrainPause.Milliseconds()}
+	if live.DrainTo != "" {
+		n.After = 0
+	}
+	places := make(chan struct{}, mostNotices)
+	var told sync.WaitGroup
+	defer told.Wait()
+	for _, s := range h.directory.published() {
+		select {
+		case places <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		told.Go(func() {
+			defer func() { <-places }()
+			_ = h.notify(s.peer, n) // who does not hear it sees the end
+		})
+	}
+}
+
+// closeGrace bounds each part of Close.
+const closeGrace = 5 * time.Second
+
+// Close ends the hub at once: connections are ended in order where they can be, and what runs is cut off when ctx ends,
+// or after some seconds. It waits until everything that the hub has started is gone. Closing again waits for the same end.
+func (h *Hub) Close(ctx context.Context) error {
+	h.closeOnce.Do(func() { h.closeErr = h.close(ctx) })
+	return h.closeErr
+}
+
+func (h *Hub) close(ctx context.Context) error {
+	h.draining.Store(true)
+	h.halt()
+	h.mu.Lock()
+	h.closed = true
+	listeners, server := h.listeners, h.server
+	h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, closeGrace)
+	defer cancel()
+	var errs []error
+	for _, ln := range listeners {
+		errs = append(errs, notClosed(ln.Close()))
+	}
+	if server != nil {
+		_ = server.Close()
+	}
+	h.visitors.end(errDraining)
+	h.end()
+	h.directory.closeWeb()
+	if h.app != nil {
+		errs = append(errs, h.app.Close(ctx))
+	}
+	if h.pools != nil {
+		_ = h.pools.Close()
+	}
+	h.jobs.Wait()
+	if h.admission != nil {
+		errs = append(errs, h.admission.Close())
+	}
+	if h.registry != nil {
+		errs = append(errs, h.registry.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,66 @@
+package hub
+
+import (
+	"net"
+	"net/netip"
+	"strconv"
+
+	"github.com/secretstack/secretstack/secrez"
+)
+
+// localDomain is what a hub without a domain is called on its own machine.
+const localDomain = "localhost"
+
+// places says where a hub is, for URLs.
+type places struct {
+	domain string
+	secure bool
+	port   int // 0: the scheme's usual one
+}
+
+// placesOf returns where a hub is that listens on an address, which is nil when it is not known.
+func placesOf(c Config, listening net.Addr) places {
+	p := places{domain: c.Domain, secure: c.Secure || c.TLS != nil, port: int(c.PublicPort)}
+	behind := c.Secure && c.TLS == nil // a proxy is what visitors find
+	if tcp, ok := listening.(*net.TCPAddr); ok && p.port == 0 && !behind {
+		p.port = tcp.Port
+	}
+	if p.port == p.usual() {
+		p.port = 0
+	}
+	return p
+}
+
+func (p places) usual() int {
+	if p.secure {
+		return 443
+	}
+	return 80
+}
+
+func (p places) scheme() string {
+	if p.secure {
+		return "https"
+	}
+	return "http"
+}
+
+// host returns a name with the port, where there must be one.
+func (p places) host(name string) string {
+	if p.port == 0 {
+		return name
+	}
+	return name + ":" + strconv.Itoa(p.port)
+}
+
+// courier returns the URL of a courier's HTTP, as it is good for somebody at an address; "" when there is none.
+func (p places) courier(id secrez.ID, from netip.Addr) string {
+	domain := p.domain
+	if domain == "" {
+		if !from.IsLoopback() {
+			return ""
+		}
+		domain = localDomain
+	}
+	return p.scheme() + "://" + p.host(id.String()+"."+domain)
+}
