@@ -254,7 +254,7 @@ func controlled(t *testing.T, h *running) *secretstack.Peer {
 // shortDir is a folder whose name leaves room for a socket's.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "hub")
+	dir, err := os.MkdirTemp("", "hub") //nolint:usetesting // its names are too long for that
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/secretstack/secretstack/muxrpc"
 )
 
 // MaxItem is how many bytes go into one item. JavaScript peers send what one write of their socket holds.
@@ -22,7 +24,8 @@ const MaxItem = 64 << 10
 
 // Stream is what a Conn is made of: a *muxrpc.Stream[[]byte, []byte], or something that behaves like one.
 type Stream interface {
-	// Recv returns the next item, and io.EOF after an orderly end. The bytes are the caller's.
+	// Recv returns the next item, and io.EOF after an orderly end. The bytes are the caller's, who gives them to
+	// muxrpc.Recycle.
 	Recv(ctx context.Context) ([]byte, error)
 	// Send sends an item. It keeps nothing of b.
 	Send(ctx context.Context, b []byte) error
@@ -48,7 +51,8 @@ type Conn struct {
 	closed  chan struct{}
 
 	mu   sync.Mutex // one Read at a time
-	rest []byte     // guarded by mu: of the last item
+	item []byte     // guarded by mu: the last one, as it was received
+	rest []byte     // guarded by mu: what is left of it
 }
 
 // New makes a connection of a stream, which it owns from then on.
@@ -70,8 +74,16 @@ func (c *Conn) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n := copy(p, c.rest)
-	c.rest = c.rest[n:]
+	c.take(n)
 	return n, nil
+}
+
+// take takes n bytes off the item, whose memory goes back when nothing is left of it. The caller holds mu.
+func (c *Conn) take(n int) {
+	if c.rest = c.rest[n:]; len(c.rest) == 0 {
+		muxrpc.Recycle(c.item)
+		c.item, c.rest = nil, nil
+	}
 }
 
 // WriteTo writes what the peer sends to w until the end, without copying it.
@@ -86,7 +98,7 @@ func (c *Conn) WriteTo(w io.Writer) (written int64, err error) {
 			return written, err
 		}
 		n, err := w.Write(c.rest)
-		c.rest = c.rest[n:]
+		c.take(n)
 		written += int64(n)
 		if err != nil {
 			return written, err
@@ -99,10 +111,9 @@ func (c *Conn) fill() error {
 	for len(c.rest) == 0 {
 		item, err := c.stream.Recv(c.reading.context())
 		if err != nil {
-			c.rest = nil
 			return c.reason(err)
 		}
-		c.rest = item
+		c.item, c.rest = item, item
 	}
 	return nil
 }
