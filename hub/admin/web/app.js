@@ -8,10 +8,14 @@ function prepare(root) {
   for (const button of root.querySelectorAll("button.copy")) button.hidden = false;
 }
 
+let pressed = false; // a finger or a button is down: what it is on must not be replaced under it
+addEventListener("pointerdown", () => { pressed = true; }, true);
+for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => { pressed = false; }, true);
+
 // busy tells whether a person is at work in an element, so that it must not change.
 function busy(element) {
   const selection = getSelection();
-  return element.contains(document.activeElement) || element.querySelector("details[open]") ||
+  return pressed || element.contains(document.activeElement) || element.querySelector("details[open]") ||
     (selection && !selection.isCollapsed && element.contains(selection.anchorNode));
 }
 
