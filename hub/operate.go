@@ -97,7 +97,9 @@ func (h *Hub) Operator() (*http.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	handler, err := admin.New(admin.Config{Hub: h, Observer: h.observer, Token: token, Logger: h.log})
+	handler, err := admin.New(admin.Config{
+		Hub: h, Admission: h.admission, Observer: h.observer, Token: token, Logger: h.log,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -53,7 +53,7 @@ func NewObserver() *Observer {
 	o.sent = seriesOf(o.counters("sent_bytes_total", "Bytes sent, by protocol; of HTTP: the bodies to visitors.", "protocol"),
 		protocols)
 	registered := o.counters("registrations_total", "Registrations, by kind and result.", "kind", "result")
-	for _, k := range kinds {
+	for _, k := range []Kind{KindNative, KindSecrez} {
 		o.registered[k] = seriesOf(registered, results, string(k))
 	}
 	o.exchanges = seriesOf(o.counters("http_exchanges_total", "HTTP exchanges with couriers, by class of the status.", "status"),

@@ -1,0 +1,2 @@
+// Package browser drives the hub's pages in headless Chromium, as people do.
+package browser
