@@ -29,7 +29,7 @@ var layers = [][]string{
 	{"internal/memnet", "internal/stay"},
 	{"hub/registry/claim"},
 	{"hub/native"},
-	{"plugins/room", "plugins/tunnel", "plugins/hubclient"},
+	{"plugins/room", "plugins/tunnel", "plugins/hubclient", "plugins/share"},
 	{"hub/registry", "hub/vhost"},
 	{"hub/admission", "hub/port", "hub/cert", "hub/secrezapi", "hub/circuits"},
 	{"hub/admin"},
