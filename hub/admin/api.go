@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	maxBody     = 64 << 10 // bytes of a request
-	maxCouriers = 1000     // of one answer
+	maxBody   = 64 << 10 // bytes of a request
+	maxListed = 1000     // in one answer
 )
 
 // apiFunc answers a request of the API with what becomes JSON.
@@ -143,21 +143,27 @@ type couriersJSON struct {
 }
 
 func (h *Handler) apiCouriers(r *http.Request) (any, error) {
+	q, online := r.URL.Query(), h.cfg.Hub.Couriers()
+	answer := couriersJSON{Online: len(online), Couriers: []courierJSON{}}
+	found := search{q.Get("q"), Kind(q.Get("kind")), q.Get("order")}.find(online)
+	from, to, err := window(r, len(found))
+	answer.Found, answer.From = len(found), from
+	for _, c := range found[from:to] {
+		answer.Couriers = append(answer.Couriers, c.json())
+	}
+	return answer, err
+}
+
+// window is what of a list a request asks for, with from= and limit=.
+func window(r *http.Request, found int) (from, to int, err error) {
 	q := r.URL.Query()
 	from, err1 := number(q.Get("from"), 0)
 	limit, err2 := number(q.Get("limit"), 100)
 	if err := errors.Join(err1, err2); err != nil {
-		return nil, badRequest("from and limit are numbers")
+		return 0, 0, badRequest("from and limit are numbers")
 	}
-	online := h.cfg.Hub.Couriers()
-	answer := couriersJSON{Online: len(online), Couriers: []courierJSON{}}
-	found := search{q.Get("q"), Kind(q.Get("kind")), q.Get("order")}.find(online)
-	answer.Found, answer.From = len(found), min(from, len(found))
-	found = found[answer.From:]
-	for _, c := range found[:min(limit, maxCouriers, len(found))] {
-		answer.Couriers = append(answer.Couriers, c.json())
-	}
-	return answer, nil
+	from = min(from, found)
+	return from, from + min(limit, maxListed, found-from), nil
 }
 
 // number reads a whole number that is not negative.

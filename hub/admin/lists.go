@@ -42,12 +42,25 @@ func (h *Handler) setMode(r *http.Request, m admission.Mode) error {
 	return nil
 }
 
-func (h *Handler) apiRules(*http.Request) (any, error) {
-	rules := h.cfg.Admission.Rules()
-	if rules == nil {
-		rules = []admission.Rule{}
-	}
-	return map[string][]admission.Rule{"rules": rules}, nil
+// rulesJSON is a part of the rules.
+type rulesJSON struct {
+	Found int              `json:"found"`
+	From  int              `json:"from"`
+	Rules []admission.Rule `json:"rules"`
+}
+
+func (h *Handler) apiRules(r *http.Request) (any, error) {
+	rules := h.findRules(r.URL.Query().Get("q"))
+	from, to, err := window(r, len(rules))
+	return rulesJSON{len(rules), from, append([]admission.Rule{}, rules[from:to]...)}, err
+}
+
+// findRules lists the rules that have a text in their subject or note.
+func (h *Handler) findRules(text string) []admission.Rule {
+	text = strings.ToLower(strings.TrimSpace(text))
+	return slices.DeleteFunc(h.cfg.Admission.Rules(), func(r admission.Rule) bool {
+		return !strings.Contains(strings.ToLower(r.Subject.String()+" "+r.Note), text)
+	})
 }
 
 func (h *Handler) apiSetRule(r *http.Request) (any, error) {
@@ -103,12 +116,21 @@ type inviteJSON struct {
 	Link string `json:"link,omitempty"`
 }
 
-func (h *Handler) apiInvites(*http.Request) (any, error) {
-	invites, now := []inviteJSON{}, time.Now()
-	for _, i := range h.cfg.Admission.Invites() {
-		invites = append(invites, inviteJSON{Invite: i, Left: i.Left(now)})
+// invitesJSON is a part of the invites.
+type invitesJSON struct {
+	Found   int          `json:"found"`
+	From    int          `json:"from"`
+	Invites []inviteJSON `json:"invites"`
+}
+
+func (h *Handler) apiInvites(r *http.Request) (any, error) {
+	all, now := h.cfg.Admission.Invites(), time.Now()
+	from, to, err := window(r, len(all))
+	answer := invitesJSON{len(all), from, []inviteJSON{}}
+	for _, i := range all[from:to] {
+		answer.Invites = append(answer.Invites, inviteJSON{Invite: i, Left: i.Left(now)})
 	}
-	return map[string][]inviteJSON{"invites": invites}, nil
+	return answer, err
 }
 
 func (h *Handler) apiCreateInvite(r *http.Request) (any, error) {
@@ -171,7 +193,9 @@ type listsView struct {
 	Form    ruleForm
 	Spans   []option
 	MaxNote int
+	Query   string
 	Rules   []admission.Rule
+	part
 }
 
 type modeView struct {
@@ -200,7 +224,10 @@ func (h *Handler) listsPage(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) showLists(w http.ResponseWriter, r *http.Request, err error, form ruleForm) {
-	v := listsView{Form: form, Spans: spans, MaxNote: admission.MaxNote, Rules: h.cfg.Admission.Rules()}
+	v := listsView{Form: form, Spans: spans, MaxNote: admission.MaxNote, Query: r.URL.Query().Get("q")}
+	rules := h.findRules(v.Query)
+	v.part = partOf(r, "/lists", len(rules))
+	v.Rules = rules[v.from:v.Last]
 	current := h.cfg.Admission.Mode()
 	for _, m := range []modeView{
 		{admission.ModeOpen, "Everybody may publish and visit.", false},
@@ -253,6 +280,7 @@ type invitesView struct {
 	MaxNote int
 	MaxUses int
 	Invites []inviteView
+	part
 }
 
 // shownInvite is an invite with its link, for whoever has made it.
@@ -292,9 +320,14 @@ func (h *Handler) showInvites(w http.ResponseWriter, r *http.Request, err error,
 	show, now := r.URL.Query().Get("show"), time.Now()
 	cookie, _ := h.session(r)
 	links := h.sessions.links(cookie)
-	for _, i := range slices.Backward(h.cfg.Admission.Invites()) {
+	all := h.cfg.Admission.Invites()
+	slices.Reverse(all) // the newest first
+	v.part = partOf(r, "/invites", len(all))
+	for place, i := range all {
 		link, known := links[i.ID]
-		v.Invites = append(v.Invites, inviteView{i, i.Left(now) == 0, known})
+		if v.from <= place && place < v.Last {
+			v.Invites = append(v.Invites, inviteView{i, i.Left(now) == 0, known})
+		}
 		if known && i.ID == show {
 			v.Shown = h.shown(i, link)
 		}

@@ -16,7 +16,7 @@ import (
 //go:embed web
 var web embed.FS
 
-// perPage is how many couriers a page lists.
+// perPage is how many couriers, rules or invites a page lists.
 const perPage = 50
 
 // policy lets a page load what this handler serves, and nothing else; it may not be framed.
@@ -127,13 +127,12 @@ func hubName(about About) string {
 type couriersView struct {
 	Online, Records, Circuits, Requests int
 
-	Search             search
-	Filtered           bool
-	Kinds              []Kind
-	Orders             []string
-	Couriers           []courierView
-	First, Last, Found int
-	Before, After      string // links to other pages; "": none
+	Search   search
+	Filtered bool
+	Kinds    []Kind
+	Orders   []string
+	Couriers []courierView
+	part
 }
 
 // courierView is a courier with what names it to people.
@@ -164,32 +163,44 @@ func (h *Handler) showCouriers(w http.ResponseWriter, r *http.Request, err error
 	}
 	v.Filtered = v.Search.Text != "" || v.Search.Kind != ""
 	found := v.Search.find(online)
-	from, _ := strconv.Atoi(q.Get("from")) // no number: from the first
-	from = min(max(from, 0), max(len(found)-1, 0))
-	to := min(from+perPage, len(found))
-	for _, c := range found[from:to] {
+	v.part = partOf(r, "/", len(found))
+	for _, c := range found[v.from:v.Last] {
 		v.Couriers = append(v.Couriers, viewOf(c))
-	}
-	v.First, v.Last, v.Found = from+1, to, len(found)
-	if from > 0 {
-		v.Before = pageLink(q, max(from-perPage, 0))
-	}
-	if to < len(found) {
-		v.After = pageLink(q, to)
 	}
 	h.renderAfter(w, r, "couriers", err, v)
 }
 
-// pageLink is the same search from another courier on.
-func pageLink(q url.Values, from int) string {
-	link := url.Values{}
+// part is what of a long list a page shows.
+type part struct {
+	from               int // the first one's place, from 0 on
+	First, Last, Found int
+	Before, After      string // links to the other parts; "": none
+}
+
+// partOf cuts a list for the page at a path, as a request asks for it.
+func partOf(r *http.Request, path string, found int) part {
+	q := r.URL.Query()
+	from, _ := strconv.Atoi(q.Get("from")) // no number: from the first
+	from = min(max(from, 0), max(found-1, 0))
+	p := part{from: from, First: from + 1, Last: min(from+perPage, found), Found: found}
+	if from > 0 {
+		p.Before = partLink(r, path, max(from-perPage, 0))
+	}
+	if p.Last < found {
+		p.After = partLink(r, path, p.Last)
+	}
+	return p
+}
+
+// partLink is the same search from another place on.
+func partLink(r *http.Request, path string, from int) string {
+	link := url.Values{"from": {strconv.Itoa(from)}}
 	for _, name := range []string{"q", "kind", "order"} {
-		if v := q.Get(name); v != "" {
+		if v := r.URL.Query().Get(name); v != "" {
 			link.Set(name, v)
 		}
 	}
-	link.Set("from", strconv.Itoa(from))
-	return "/?" + link.Encode()
+	return path + "?" + link.Encode()
 }
 
 func (h *Handler) disconnectForm(w http.ResponseWriter, r *http.Request) {

@@ -48,6 +48,51 @@ func TestManyCouriersAreShownInParts(t *testing.T) {
 	wantIn(t, b.page(t, "/?from=nothing"), "1–50 of 120")
 }
 
+func TestManyRulesAndInvitesAreShownInParts(t *testing.T) {
+	b := newWorld(t).login(t)
+	var fixed []admission.Rule
+	for i := range 120 {
+		rule, err := admission.ParseRule(fmt.Sprintf("deny 10.0.%d.0/24 # number %d.", i, i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fixed = append(fixed, rule)
+	}
+	if err := b.admission.SetFixed(fixed); err != nil {
+		t.Fatal(err)
+	}
+	for range 51 {
+		if _, _, err := b.admission.CreateInvite(t.Context(), admission.Invite{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantIn(t, b.page(t, "/lists"), "1–50 of 120", `href="/lists?from=50" rel="next"`)
+	found := b.page(t, "/lists?q=NUMBER+7.")
+	wantIn(t, found, "10.0.7.0/24", "1–1 of 1", `value="NUMBER 7."`)
+	wantNotIn(t, found, "10.0.8.0/24")
+	wantIn(t, b.page(t, "/lists?q=nobody"), "No rule matches.")
+	wantIn(t, b.page(t, "/invites?from=50"), "51–51 of 51", `href="/invites?from=0" rel="prev"`)
+
+	var rules struct {
+		Found, From int
+		Rules       []admission.Rule
+	}
+	b.call(t, http.MethodGet, "/api/v1/rules?from=110&limit=5", nil, http.StatusOK, &rules)
+	if rules.Found != 120 || rules.From != 110 || len(rules.Rules) != 5 {
+		t.Errorf("rules: %+v", rules)
+	}
+	var invites struct {
+		Found, From int
+		Invites     []struct{ ID string }
+	}
+	b.call(t, http.MethodGet, "/api/v1/invites?from=50", nil, http.StatusOK, &invites)
+	if invites.Found != 51 || invites.From != 50 || len(invites.Invites) != 1 {
+		t.Errorf("invites: %+v", invites)
+	}
+	b.call(t, http.MethodGet, "/api/v1/rules?from=x", nil, http.StatusBadRequest, nil)
+	b.call(t, http.MethodGet, "/api/v1/invites?limit=-1", nil, http.StatusBadRequest, nil)
+}
+
 func TestACourierIsDisconnectedFromThePage(t *testing.T) {
 	b := newWorld(t).login(t)
 	c := newCourier(t, admin.KindNative, "192.0.2.1", 0, 0)
