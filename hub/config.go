@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/circuits"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/vhost"
 	"github.com/secretstack/secretstack/keys"
@@ -97,6 +98,8 @@ type Limits struct {
 	Registry registry.Limits
 	// Session bounds each connection with a proven key.
 	Session muxrpc.Limits
+	// Circuits bounds the circuits.
+	Circuits circuits.Limits
 
 	FirstBytes          time.Duration // for a connection to say what it speaks, TLS included; 0: 10 s
 	MaxPending          int           // connections in that stage; 0: 1024
@@ -130,7 +133,7 @@ type Limits struct {
 	VisitorTimeout      time.Duration // for a visitor to send or take the next bytes; 0: 30 s
 	UpgradeTimeout      time.Duration // of silence on an upgraded connection; 0: 10 min
 	MinRate             int64         // bytes a second that a slow visitor must reach on the whole; 0: 256; negative: any
-	MaxRegistrationBody int           // bytes of a registration with the v1 API; 0: 64 KiB
+	MaxRegistrationBody int64         // bytes of a registration with the v1 API; 0: 64 KiB
 	RegistrationTimeout time.Duration // for one of these, disk and ports included; 0: 15 s
 }
 

@@ -70,10 +70,13 @@ func (h *Hub) controlBackup(ctx context.Context, _ muxrpc.None) iter.Seq2[[]byte
 		r, w := io.Pipe()
 		defer func() { _ = r.Close() }()
 		defer context.AfterFunc(ctx, func() { _ = r.Close() })()
-		h.background(func() {
+		ran := h.background(func() {
 			_, err := h.registry.Backup(ctx, w)
 			_ = w.CloseWithError(err)
 		})
+		if !ran {
+			_ = w.CloseWithError(ErrClosed)
+		}
 		buf := make([]byte, 64<<10)
 		for {
 			n, err := r.Read(buf)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub/native"
+	"github.com/secretstack/secretstack/hub/registry/claim"
 	"github.com/secretstack/secretstack/hub/vhost"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
@@ -25,7 +26,13 @@ type directory struct {
 	mu       sync.Mutex
 	sessions map[*secretstack.Peer]*session
 	couriers map[[keys.PublicKeySize]byte]*session
+	// addresses are where couriers say that they can be reached, those who are not here any more included.
+	addresses map[[keys.PublicKeySize]byte]*claim.Addresses
 }
+
+// maxAddresses is how many couriers are remembered with their addresses, some 500 bytes each. When there are more, any
+// one that is not here is forgotten.
+const maxAddresses = 32768
 
 // session is one connection of a peer.
 type session struct {
@@ -46,7 +53,7 @@ func newDirectory(l Limits) *directory {
 	return &directory{
 		web:      vhost.StreamsConfig{MaxStreams: l.MaxStreams, IdleTimeout: l.StreamIdle, Queue: l.Queue, Wait: l.QueueWait},
 		sessions: map[*secretstack.Peer]*session{},
-		couriers: map[[keys.PublicKeySize]byte]*session{},
+		couriers: map[[keys.PublicKeySize]byte]*session{}, addresses: map[[keys.PublicKeySize]byte]*claim.Addresses{},
 	}
 }
 
@@ -91,6 +98,36 @@ func (d *directory) publish(p *secretstack.Peer, serves []string) (replaced *sec
 	}
 	before.published = false
 	return before.peer, true
+}
+
+// note remembers where a courier says that it can be reached, unless it has said something later.
+func (d *directory) note(key keys.PublicKey, a *claim.Addresses) {
+	if a == nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	k := key.Array()
+	before := d.addresses[k]
+	if before != nil && before.Time.After(a.Time) {
+		return
+	}
+	d.addresses[k] = a
+	for other := range d.addresses {
+		if len(d.addresses) <= maxAddresses {
+			return
+		}
+		if d.couriers[other] == nil {
+			delete(d.addresses, other)
+		}
+	}
+}
+
+// addressesOf returns what note remembers of a courier, or nil.
+func (d *directory) addressesOf(key keys.PublicKey) *claim.Addresses {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.addresses[key.Array()]
 }
 
 // session returns what is known of a connection.
@@ -232,4 +269,16 @@ func addrOf(address string) netip.Addr {
 	return a.Unmap().WithZone("")
 }
 
-func (s *session) servesHTTP() bool { return slices.Contains(s.offers(), native.ServesHTTP) }
+// serving reports whether a courier says that it serves something.
+func (s *session) serving(what string) bool { return slices.Contains(s.offers(), what) }
+
+// webStats counts the streams for HTTP.
+func (s *session) webStats() vhost.Stats {
+	s.dir.mu.Lock()
+	streams := s.streams
+	s.dir.mu.Unlock()
+	if streams == nil {
+		return vhost.Stats{}
+	}
+	return streams.Stats()
+}

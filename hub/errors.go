@@ -7,6 +7,7 @@ import (
 
 	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/circuits"
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/keys"
@@ -87,6 +88,9 @@ func reasonOf(err error) admin.Reason {
 		{admission.ErrInvite, admin.ReasonInvite},
 		{admission.ErrFull, admin.ReasonFull},
 		{admission.ErrCrowded, admin.ReasonFull},
+		{circuits.ErrFull, admin.ReasonFull},
+		{circuits.ErrVisitorLimit, admin.ReasonFull},
+		{circuits.ErrTargetLimit, admin.ReasonFull},
 		{registry.ErrEvidence, admin.ReasonUnproved},
 		{registry.ErrBoxKey, admin.ReasonUnproved},
 		{registry.ErrClaim, admin.ReasonUnproved},

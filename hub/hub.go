@@ -16,8 +16,10 @@ import (
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/circuits"
 	"github.com/secretstack/secretstack/hub/port"
 	"github.com/secretstack/secretstack/hub/registry"
+	"github.com/secretstack/secretstack/hub/secrezapi"
 	"github.com/secretstack/secretstack/hub/vhost"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
@@ -34,17 +36,22 @@ type Hub struct {
 	started  time.Time
 	places   places
 
-	registry  *registry.Registry
-	admission *admission.Admission
-	pools     *vhost.Pools
-	vhost     *vhost.Handler
-	ws        *ws.Transport
-	intake    *intake
-	directory *directory
-	visitors  visitors
-	observer  *admin.Observer
-	app       *secretstack.App
-	room      *room.Room
+	registry    *registry.Registry
+	admission   *admission.Admission
+	pools       *vhost.Pools
+	guests      guests
+	secrez      *secrezapi.Handler
+	vhost       *vhost.Handler
+	ws          *ws.Transport
+	circuits    *circuits.Table
+	circuitWS   *ws.Transport
+	circuitEnds multiserver.Listener // WebSockets that are ends of circuits
+	intake      *intake
+	directory   *directory
+	visitors    visitors
+	observer    *admin.Observer
+	app         *secretstack.App
+	room        *room.Room
 
 	live      atomic.Pointer[Config] // what Reload changes
 	reloading sync.Mutex             // one Reload at a time
@@ -82,7 +89,8 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 	h.live.Store(&cfg)
 	h.life, h.end = context.WithCancel(context.Background())
 	for _, open := range []func(context.Context) error{
-		h.openDir, h.openListeners, h.openRegistry, h.openAdmission, h.openWeb, h.openApp,
+		h.openDir, h.openListeners, h.openRegistry, h.openAdmission, h.openPools, h.openSecrez, h.openCircuits, h.openWeb,
+		h.openApp,
 	} {
 		if err := open(ctx); err != nil {
 			return nil, errors.Join(err, h.Close(ctx))
@@ -215,13 +223,15 @@ func (h *Hub) proved(conn net.Conn) {
 	}
 }
 
-// background runs f in a goroutine for which Close waits, unless the hub is closed.
-func (h *Hub) background(f func()) {
+// background runs f in a goroutine for which Close waits. It reports false, and does not run it, when the hub is closed.
+func (h *Hub) background(f func()) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.closed {
-		h.jobs.Go(f)
+	if h.closed {
+		return false
 	}
+	h.jobs.Go(f)
+	return true
 }
 
 // gone takes away what is left of an id that is nobody's any more.

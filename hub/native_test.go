@@ -153,7 +153,7 @@ func TestRefusalsSayWhatIsWrong(t *testing.T) {
 	}{
 		"nothing":               {nil, native.BadRequest},
 		"no object":             {"please", native.BadRequest},
-		"too long":              {map[string]string{"invite": strings.Repeat("x", 8<<10)}, native.BadRequest},
+		"too long":              {map[string]string{"invite": strings.Repeat("x", 20<<10)}, native.BadRequest},
 		"no statement":          {native.PublishRequest{}, native.Evidence},
 		"wrong signature":       {native.PublishRequest{Signed: forged}, native.Evidence},
 		"another key":           {native.PublishRequest{Signed: signed(t, other, claim.Statement{Hub: key, Action: claim.Register})}, native.BadRequest},

@@ -45,10 +45,21 @@ func (h *Hub) About() admin.About {
 
 // Status tells how the hub is doing.
 func (h *Hub) Status() admin.Status {
-	return admin.Status{
+	status := admin.Status{
 		Draining: h.isDraining(), Registry: h.registry.Status(), Pools: h.pools.Len(), Requests: h.vhost.Active(),
-		Tunnels: h.room.Tunnels(),
+		Circuits: h.circuits.Stats().Open, Tunnels: h.room.Tunnels(),
 	}
+	for _, g := range h.guests.list() {
+		if p := h.pools.Pool(g.id); p != nil {
+			stats := p.Stats()
+			status.Sockets += stats.Open
+			status.Waiting += stats.Waiting
+		}
+	}
+	for _, s := range h.directory.published() {
+		status.Waiting += s.webStats().Waiting
+	}
+	return status
 }
 
 // Couriers lists who is connected.
@@ -68,6 +79,9 @@ func (h *Hub) Couriers() []admin.Courier {
 		c.Received, c.Sent = int64(stats.BytesRead), int64(stats.BytesWritten)
 		all = append(all, c)
 	}
+	for _, g := range h.guests.list() {
+		all = append(all, admin.Courier{Key: g.key, ID: g.id, Kind: admin.KindSecrez, Addr: g.addr, Since: g.since})
+	}
 	return all
 }
 
@@ -82,6 +96,7 @@ func (h *Hub) Disconnect(key keys.PublicKey) int {
 		h.pools.Remove(rec.ID)
 		n++
 	}
+	h.circuits.Cut(func(visitor, target keys.PublicKey) bool { return visitor.Equal(key) || target.Equal(key) })
 	return n
 }
 
@@ -111,11 +126,17 @@ func (h *Hub) recheck() {
 	if !h.ready.Load() {
 		return
 	}
+	ended := map[[keys.PublicKeySize]byte]bool{}
 	for _, s := range h.directory.all() {
 		if err := h.admission.Visit(s.addr, s.peer.Key()); err != nil {
 			h.refused(errUnwelcome, s.addr, s.peer.Key(), "connection")
+			ended[s.peer.Key().Array()] = true
 			s.peer.Abort(errUnwelcome)
 		}
 	}
+	for _, g := range h.guests.list() {
+		h.recheckGuest(g)
+	}
+	h.recheckCircuits(ended)
 	h.visitors.recheck(func(addr netip.Addr) error { return h.admission.Network(addr) })
 }

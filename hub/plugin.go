@@ -22,7 +22,7 @@ func (h *Hub) plugin() secretstack.Plugin {
 	return secretstack.NewPlugin(secretstack.Info{
 		Name:        "hub",
 		Needs:       []string{"roomTunnel"},
-		Permissions: secretstack.Anonymous("publish", "reset", "whois", "status"),
+		Permissions: secretstack.Anonymous("publish", "reset", "whois", "connect", "status"),
 	}, func(_ context.Context, s *secretstack.Setup) error {
 		s.OnConnect(h.connected)
 		s.OnDisconnect(h.disconnected)
@@ -32,6 +32,7 @@ func (h *Hub) plugin() secretstack.Plugin {
 			muxrpc.HandleAsync(s, "publish", asking(h.publish)),
 			muxrpc.HandleAsync(s, "reset", asking(h.reset)),
 			muxrpc.HandleAsync(s, "whois", asking(h.whois)),
+			muxrpc.HandleAsync(s, "connect", asking(h.connect)),
 			muxrpc.HandleAsync(s, "status", h.status),
 		)
 	})
@@ -83,7 +84,7 @@ func (h *Hub) disconnected(p *secretstack.Peer) {
 	h.observer.Carried(protocol, int64(stats.BytesRead), int64(stats.BytesWritten))
 	h.observer.Closed(protocol)
 	if streams != nil {
-		h.background(func() { _ = streams.Close() })
+		_ = h.background(func() { _ = streams.Close() })
 	}
 }
 
@@ -114,7 +115,7 @@ func (h *Hub) addrOf(p *secretstack.Peer) netip.Addr {
 }
 
 // longestRequest bounds the argument of a call, in bytes.
-const longestRequest = 4 << 10
+const longestRequest = 16 << 10
 
 // asking decodes the argument of a method, so that what is wrong with it has a code.
 func asking[A, R any](answer func(ctx context.Context, p *secretstack.Peer, arg A) (R, error)) func(context.Context, muxrpc.Args) (R, error) {
@@ -132,6 +133,9 @@ func asking[A, R any](answer func(ctx context.Context, p *secretstack.Peer, arg 
 
 // publish gives a courier its id and leads visitors to its connection.
 func (h *Hub) publish(ctx context.Context, p *secretstack.Peer, r native.PublishRequest) (native.Published, error) {
+	if r.Addresses != nil && r.Addresses.Verify(p.Key()) != nil {
+		return native.Published{}, refusal(native.Evidence, "the addresses are not signed by you")
+	}
 	answer, err := h.register(ctx, p, claim.Register, r.Signed, r.Receipt, r.Invite)
 	if err != nil {
 		return answer, err
@@ -140,8 +144,9 @@ func (h *Hub) publish(ctx context.Context, p *secretstack.Peer, r native.Publish
 	if !here {
 		return answer, refusal(native.Unavailable, "the connection has ended")
 	}
+	h.directory.note(p.Key(), r.Addresses)
 	if replaced != nil {
-		h.background(func() { h.replace(replaced) })
+		_ = h.background(func() { h.replace(replaced) })
 	}
 	return answer, nil
 }
@@ -264,6 +269,7 @@ func (h *Hub) whois(_ context.Context, p *secretstack.Peer, r native.WhoisReques
 		return native.Who{}, err
 	}
 	who := native.Who{ID: rec.ID, Key: rec.Key, PublicKey: public, URL: h.places.courier(rec.ID, addr)}
+	who.Addresses = h.directory.addressesOf(rec.Key)
 	who.Serves, who.Online = h.reach(rec)
 	return who, nil
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/secretstack/secretstack/circuit"
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/port"
 )
@@ -28,7 +29,7 @@ func (h *Hub) Serve(ctx context.Context, more ...net.Listener) error {
 	p := port.Open(port.Options{
 		TrustedProxies: h.cfg.TrustedProxies, RequireHeader: h.cfg.RequireProxyHeader, Connect: h.admission.Connect,
 		TLS: h.cfg.TLS, Timeout: l.FirstBytes, MaxPending: l.MaxPending, MaxUnproved: l.MaxUnproved,
-		MaxPerAddress: l.MaxUnprovedPer, Logger: h.log,
+		MaxPerAddress: l.MaxUnprovedPer, Circuit: circuit.Match, Logger: h.log,
 	}, listeners[0], listeners[1:]...)
 	h.port.Store(p)
 	server := p.Server(h)
@@ -42,6 +43,7 @@ func (h *Hub) Serve(ctx context.Context, more ...net.Listener) error {
 	var loops sync.WaitGroup
 	loops.Go(func() { failed <- h.intake.serve(accepting, p, at, h.cfg.Domain) })
 	loops.Go(func() { failed <- server.Serve(p.HTTP()) })
+	loops.Go(func() { h.serveCircuits(p.Circuits()) })
 	select {
 	case <-accepting.Done():
 	case <-h.stop:
@@ -92,10 +94,13 @@ func (h *Hub) Drain(ctx context.Context) error {
 	h.halt()
 	h.log.Info("hub: draining", "couriers", len(h.directory.published()), "requests", h.visitors.count())
 	h.sayDrain(ctx)
+	var circuits sync.WaitGroup
+	circuits.Go(func() { _ = h.circuits.Close(ctx) }) // what it does not finish is cut off
 	if server := h.httpServer(); server != nil {
 		_ = server.Shutdown(ctx) // what it does not finish is cut off by Close
 	}
 	h.visitors.wait(ctx)
+	circuits.Wait()
 	return h.Close(context.WithoutCancel(ctx))
 }
 
@@ -162,6 +167,12 @@ func (h *Hub) close(ctx context.Context) error {
 	}
 	h.visitors.end(errDraining)
 	h.end()
+	if h.circuitEnds != nil {
+		expired, stop := context.WithCancel(ctx)
+		stop()
+		_ = h.circuits.Close(expired)
+		errs = append(errs, notClosed(h.circuitEnds.Close()))
+	}
 	h.directory.closeWeb()
 	if h.app != nil {
 		errs = append(errs, h.app.Close(ctx))

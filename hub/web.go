@@ -10,25 +10,32 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/vhost"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver/ws"
 	"github.com/secretstack/secretstack/secrez"
 )
 
-// openWeb prepares what the hub does over HTTP: couriers at their hosts; below its own, peers that come by WebSocket, and
-// the v1 API.
-func (h *Hub) openWeb(context.Context) error {
-	l := h.cfg.Limits
+// openPools prepares the raw tunnel sockets of Secrez's couriers.
+func (h *Hub) openPools(context.Context) error {
 	ports, err := vhost.NewPorts(h.cfg.TunnelAddress, h.cfg.TunnelPorts)
 	if err != nil {
 		return err
 	}
+	l := h.cfg.Limits
 	h.pools = vhost.NewPools(ports, vhost.PoolConfig{
 		MaxSockets: h.cfg.MaxSockets, Grace: l.SocketGrace, KeepAlive: l.SocketKeepAlive, Queue: l.Queue, Wait: l.QueueWait,
 		Logger: h.log,
-	}, nil)
-	h.ws = ws.New(ws.Options{Mounted: true, Logger: h.log, Handler: http.NotFoundHandler()})
+	}, h.guests.leave)
+	return nil
+}
+
+// openWeb prepares what the hub does over HTTP: couriers at their hosts; below its own, peers that come by WebSocket, ends of
+// circuits, and the v1 API.
+func (h *Hub) openWeb(context.Context) (err error) {
+	l := h.cfg.Limits
+	h.ws = ws.New(ws.Options{Mounted: true, Logger: h.log, Handler: h.circuitWS})
 	h.vhost, err = vhost.NewHandler(vhost.Config{
 		Domain: h.cfg.Domain, Directory: (*couriers)(h), IDFrom: h.idFrom(), Next: http.HandlerFunc(h.own),
 		TrustedProxies: h.cfg.TrustedProxies,
@@ -113,7 +120,7 @@ func (c *couriers) Courier(ctx context.Context, id secrez.ID) (vhost.Courier, er
 	if !known || h.admission.Reach(id, rec.Key) != nil {
 		return nil, vhost.ErrUnknown
 	}
-	if s := h.directory.courier(rec.Key); s != nil && s.servesHTTP() {
+	if s := h.directory.courier(rec.Key); s != nil && s.serving(native.ServesHTTP) {
 		return s, nil
 	}
 	return h.pools.Courier(ctx, id)

@@ -102,9 +102,9 @@ type Config struct {
 	// Reset is asked besides Publish, and after it, whether a key that has an id may have another one. nil: it may.
 	Reset func(addr netip.Addr, key keys.PublicKey) error
 
-	// Registered is told of each registration when it is done, on the goroutine of the request. previous is the id that the
-	// key had before, the same or the zero value included. nil: nobody is.
-	Registered func(rec registry.Record, previous secrez.ID)
+	// Registered is told of each registration when it is done, on the goroutine of the request, and from where it came.
+	// previous is the id that the key had before, the same or the zero value included. nil: nobody is.
+	Registered func(rec registry.Record, previous secrez.ID, addr netip.Addr)
 
 	// Online counts the couriers that can be reached now. nil: those with a tunnel port.
 	Online func() int
@@ -142,7 +142,7 @@ func (c Config) withDefaults() Config {
 		c.Reset = func(netip.Addr, keys.PublicKey) error { return nil }
 	}
 	if c.Registered == nil {
-		c.Registered = func(registry.Record, secrez.ID) {}
+		c.Registered = func(registry.Record, secrez.ID, netip.Addr) {}
 	}
 	if c.Observe == nil {
 		c.Observe = func(string, int) {}

@@ -230,7 +230,7 @@ func (h *Handler) publish(ctx context.Context, ask request) (registered, error) 
 	if !before.IsZero() && before != rec.ID {
 		h.cfg.Pools.Remove(before)
 	}
-	h.cfg.Registered(rec, before)
+	h.cfg.Registered(rec, before, ask.addr)
 	h.cfg.Logger.InfoContext(ctx, "a courier has registered", "courier", rec, "address", ask.addr, "port", pool.Port())
 	return registered{
 		ID: rec.ID, Port: pool.Port(), MaxSockets: pool.MaxSockets(), URL: ask.site.courier(rec.ID), IP: h.cfg.TunnelHost,

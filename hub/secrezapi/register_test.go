@@ -93,7 +93,9 @@ func TestARegistrationServesVisitorsThroughItsTunnelSockets(t *testing.T) {
 func TestASignedResetGivesAnotherID(t *testing.T) {
 	var told [][2]secrez.ID
 	w := newWorld(t, func(c *Config) {
-		c.Registered = func(rec registry.Record, previous secrez.ID) { told = append(told, [2]secrez.ID{previous, rec.ID}) }
+		c.Registered = func(rec registry.Record, previous secrez.ID, _ netip.Addr) {
+			told = append(told, [2]secrez.ID{previous, rec.ID})
+		}
 	})
 	alice := account(t, "alice")
 	old := w.register(w.sign(alice, nil))
