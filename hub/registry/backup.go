@@ -24,8 +24,8 @@ const (
 	restoreInFlight = 256
 )
 
-// Backup writes everything that the registry holds, records and buckets, to w while it works on. What was acknowledged
-// before Backup was called is in it. The archive holds what the buckets hold, which may be secret.
+// Backup writes everything that the registry holds, records, buckets and queues, to w while it works on. What was acknowledged
+// before Backup was called is in it. The archive holds what these hold, which may be secret.
 func (r *Registry) Backup(ctx context.Context, w io.Writer) (Archive, error) {
 	info := Archive{Hub: r.cfg.Identity.Public(), Created: r.cfg.Now().UTC(), Records: r.Count()}
 	n, err := r.engine()
@@ -58,8 +58,7 @@ func (r *Registry) Backup(ctx context.Context, w io.Writer) (Archive, error) {
 // errIdle says that nothing comes from a stream any more.
 var errIdle = errors.New("nothing comes any more")
 
-// archive writes one stream. It goes on until it has caught up once: a key that is written anew meanwhile moves to the end
-// of its stream, and would be missed if the end were fixed at the start.
+// archive writes one stream.
 func (n *run) archive(ctx context.Context, a *archiver, name string) error {
 	info, err := n.describe(ctx, name)
 	if err != nil {
@@ -68,8 +67,20 @@ func (n *run) archive(ctx context.Context, a *archiver, name string) error {
 	if err := a.json(frameStream, info.Config); err != nil {
 		return fmt.Errorf("registry: write the archive: %w", err)
 	}
-	if info.State.Msgs == 0 {
+	return n.walk(ctx, name, false, func(m message) error {
+		if err := a.message(m); err != nil {
+			return fmt.Errorf("registry: write the archive: %w", err)
+		}
 		return nil
+	})
+}
+
+// walk hands out what is in a stream. It goes on until it has caught up once: a key that is written anew meanwhile moves to
+// the end of its stream, and would be missed if the end were fixed at the start.
+func (n *run) walk(ctx context.Context, name string, headersOnly bool, fn func(message) error) error {
+	info, err := n.describe(ctx, name)
+	if err != nil || info.State.Msgs == 0 {
+		return err
 	}
 	life, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -77,10 +88,10 @@ func (n *run) archive(ctx context.Context, a *archiver, name string) error {
 	idle := time.AfterFunc(n.limits.WriteTimeout, func() { cancel(errIdle) })
 	defer idle.Stop()
 	var last uint64
-	err = n.follow(life, name, 1, func(m message) error {
+	err = n.follow(life, name, 1, headersOnly, func(m message) error {
 		last = m.sequence
-		if err := a.message(m); err != nil {
-			return fmt.Errorf("registry: write the archive: %w", err)
+		if err := fn(m); err != nil {
+			return err
 		}
 		if m.pending == 0 {
 			return errLeft
@@ -263,7 +274,7 @@ func (e *engine) unpackMessage(js jetstream.JetStream, u *unarchiver, body []byt
 		if m.data, err = u.renumber(m.data); err != nil {
 			return nil, err
 		}
-	} else if !strings.HasPrefix(m.subject, bucketSubjects+strings.TrimPrefix(u.stream, bucketPrefix)+".") {
+	} else if !belongs(m.subject, u.stream) {
 		return nil, u.broken(nil, "a message is not the stream's")
 	}
 	out := &nats.Msg{Subject: m.subject, Header: nats.Header{}, Data: m.data}
@@ -278,6 +289,14 @@ func (e *engine) unpackMessage(js jetstream.JetStream, u *unarchiver, body []byt
 		return nil, fmt.Errorf("%w: unpack: %w", ErrUnavailable, err)
 	}
 	return ack, nil
+}
+
+// belongs reports whether a subject is one of a bucket's or a queue's stream.
+func belongs(subject, stream string) bool {
+	if name, ok := strings.CutPrefix(stream, queuePrefix); ok {
+		return strings.HasPrefix(subject, queueSubjects+name+".")
+	}
+	return strings.HasPrefix(subject, bucketSubjects+strings.TrimPrefix(stream, bucketPrefix)+".")
 }
 
 // renumber takes the gaps out of the log that failed writes have left: in the new one the messages follow each other.

@@ -217,29 +217,9 @@ func (b *Bucket) write(ctx context.Context, key string, value []byte,
 	return revision, err
 }
 
-// do runs one request to the engine and says what its error means.
+// do runs one request about the bucket.
 func (b *Bucket) do(ctx context.Context, what string, fn func(context.Context, *engine) error) error {
-	n, err := b.r.engine()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := n.guard(ctx)
-	defer cancel()
-	err = fn(ctx, n.engine)
-	switch {
-	case err == nil, errors.Is(err, ErrExists), errors.Is(err, ErrConflict):
-		return err
-	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrBucketNotFound):
-		return ErrNotFound
-	}
-	err = n.failure(ctx, what+" in bucket "+b.name, err)
-	if errors.Is(err, ErrUnavailable) {
-		select {
-		case b.r.suspects <- suspicion{n, err}:
-		default: // somebody else has told
-		}
-	}
-	return err
+	return b.r.request(ctx, what+" in bucket "+b.name, func(ctx context.Context, n *run) error { return fn(ctx, n.engine) })
 }
 
 // The engine allows few characters in a key. All others, and the "=" that begins an escape, are written "=xx".

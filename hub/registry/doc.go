@@ -1,5 +1,5 @@
 // Package registry is the hub's memory: which id belongs to which key, for ever or until its owner signs a reset. It keeps
-// the hub's lists as well ([Bucket]). Everything lives on a storage engine that runs inside the process, NATS with JetStream,
+// the hub's lists and what waits at the hub as well ([Bucket], [Queue]). Everything lives on a storage engine that runs inside the process, NATS with JetStream,
 // in one data folder, without a network.
 //
 //	r, err := registry.Open(ctx, registry.Config{Dir: "/var/lib/hub/registry", Identity: identity})

@@ -235,10 +235,12 @@ type message struct {
 }
 
 // follow hands out the messages of a stream from a sequence on, until ctx ends or fn fails, and returns why it ended.
-func (e *engine) follow(ctx context.Context, stream string, from uint64, fn func(message) error) error {
+// With headersOnly they come without their data.
+func (e *engine) follow(ctx context.Context, stream string, from uint64, headersOnly bool, fn func(message) error) error {
 	c, err := e.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:   max(from, 1),
+		HeadersOnly:   headersOnly,
 	})
 	if err != nil {
 		return e.failure(ctx, "follow "+stream, err)

@@ -13,6 +13,9 @@ var (
 	// later may work.
 	ErrUnavailable = errors.New("registry: cannot write now")
 
+	// ErrUntried comes with ErrUnavailable from a queue when the engine was not even asked: nothing has changed.
+	ErrUntried = errors.New("registry: not tried")
+
 	// ErrLocked says that another process has the data folder.
 	ErrLocked = errors.New("registry: the data folder is in use")
 

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/secretstack/secretstack/hub/registry/claim"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
@@ -29,7 +31,7 @@ type Registry struct {
 	life     context.Context // ends when Close is called
 	end      context.CancelFunc
 	requests chan *request
-	suspects chan suspicion // from buckets
+	suspects chan suspicion // from buckets and queues
 	done     chan struct{}  // closed when the writer has ended and the folder is given back
 	closeErr error          // set before done is closed
 
@@ -204,7 +206,7 @@ func (r *Registry) read(ctx context.Context, n *run, last uint64) error {
 	loading := r.dir.last() < last
 	for {
 		applied, _ := r.dir.position()
-		err := n.follow(ctx, logStream, applied+1, func(m message) error {
+		err := n.follow(ctx, logStream, applied+1, false, func(m message) error {
 			if err := r.applyMessage(m); err != nil {
 				return err
 			}
@@ -268,14 +270,46 @@ func (r *Registry) engine() (*run, error) {
 
 // writable says why nothing can be written for now, if so.
 func (r *Registry) writable() error {
-	if _, err := r.engine(); err != nil || r.cfg.Limits.MinFree < 0 {
+	return r.roomFor(r.cfg.Limits.MinFree)
+}
+
+// roomFor says why nothing can be written that must leave so many bytes free, if so.
+func (r *Registry) roomFor(least int64) error {
+	if _, err := r.engine(); err != nil || least < 0 {
 		return err
 	}
-	if free, known := freeBytes(r.cfg.Dir); known && free < r.cfg.Limits.MinFree {
+	if free, known := freeBytes(r.cfg.Dir); known && free < least {
 		return fmt.Errorf("%w: only %d bytes are free on the disk of %s, and %d must stay free", ErrUnavailable,
-			free, r.cfg.Dir, r.cfg.Limits.MinFree)
+			free, r.cfg.Dir, least)
 	}
 	return nil
+}
+
+// request makes one request to the engine, says what its error means, and tells the writer of an engine that may have
+// failed.
+func (r *Registry) request(ctx context.Context, what string, fn func(context.Context, *run) error) error {
+	n, err := r.engine()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := n.guard(ctx)
+	defer cancel()
+	err = fn(ctx, n)
+	switch {
+	case err == nil, errors.Is(err, ErrExists), errors.Is(err, ErrConflict):
+		return err
+	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrBucketNotFound),
+		errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrMsgNotFound):
+		return ErrNotFound
+	}
+	err = n.failure(ctx, what, err)
+	if errors.Is(err, ErrUnavailable) {
+		select {
+		case r.suspects <- suspicion{n, err}:
+		default: // somebody else has told
+		}
+	}
+	return err
 }
 
 // setRun replaces the engine at work, or says why there is none.
