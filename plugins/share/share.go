@@ -20,7 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -266,7 +266,6 @@ func validName(name string) bool {
 	if name == "" || len(name) > longest {
 		return false
 	}
-	return !slices.ContainsFunc([]byte(name), func(c byte) bool {
-		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '-' || c == '_' || c == ':')
-	})
+	const allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:"
+	return !strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(allowed, r) })
 }

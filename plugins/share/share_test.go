@@ -299,7 +299,7 @@ func TestAForwardedConnectionThatLeadsNowhereIsReset(t *testing.T) {
 func TestUnixSocketsAreServicesToo(t *testing.T) {
 	x := newExchange()
 	alice, bob := x.person(t, "alice", share.Config{}), x.person(t, "bob", share.Config{})
-	dir, err := os.MkdirTemp("", "share") // t.TempDir is too long for a socket
+	dir, err := os.MkdirTemp("", "share") //nolint:usetesting // the path of t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
