@@ -79,8 +79,10 @@ func (h *Hub) connect(_ context.Context, p *secretstack.Peer, r native.ConnectRe
 		defer cancel()
 		_, err := muxrpc.Call[muxrpc.None](ctx, target.peer, native.MethodCircuit,
 			native.CircuitOffer{Origin: p.Key(), Token: offer.Target, Lifetime: lifetime})
-		if err != nil {
+		if _, said := errors.AsType[*muxrpc.RemoteError](err); said {
 			offer.Refuse(circuit.Refused)
+		} else if err != nil {
+			offer.Refuse(circuit.Absent)
 		}
 	})
 	return native.Connected{Key: key, Token: offer.Visitor, Lifetime: lifetime, Addresses: h.directory.addressesOf(key)}, nil
@@ -117,6 +119,9 @@ func (h *Hub) target(p *secretstack.Peer, r native.ConnectRequest) (*session, er
 	}
 	return nil, refusal(native.Unknown, "nobody here has that key")
 }
+
+// Circuits returns the table of the hub's circuits: which there are, and what each key has used.
+func (h *Hub) Circuits() *circuits.Table { return h.circuits }
 
 // toldCircuit returns what a visitor is told of a circuit that cannot be.
 func (h *Hub) toldCircuit(err error) error {
