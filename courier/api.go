@@ -103,7 +103,7 @@ type Status struct {
 
 // HubStatus is how the courier stands with a hub.
 type HubStatus struct {
-	Key     keys.PublicKey `json:"key"`
+	Key     keys.PublicKey `json:"key,omitzero"` // zero: a hub of Secrez
 	Name    string         `json:"name,omitempty"`
 	Address string         `json:"address"`
 	ID      secrez.ID      `json:"id,omitzero"`

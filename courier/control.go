@@ -104,15 +104,20 @@ func (c *Courier) addresses() []string {
 func (c *Courier) hubs() []HubStatus {
 	out := []HubStatus{}
 	client, ok := secretstack.Find[*hubclient.Client](c.app)
-	if !ok {
-		return out
+	var native []hubclient.Status
+	if ok {
+		native = client.Hubs()
 	}
-	for _, h := range client.Hubs() {
+	for _, h := range native {
 		s := HubStatus{Key: h.Hub, Name: h.Name, Address: h.Address, ID: h.ID, URL: h.URL, Online: h.Online}
 		if h.Err != nil {
 			s.Trouble = h.Err.Error()
 		}
 		out = append(out, s)
+	}
+	if c.cfg.Secrez.Hub != "" {
+		at := c.secrez.published()
+		out = append(out, HubStatus{Address: c.cfg.Secrez.Hub, ID: at.ID, URL: at.URL, Online: !at.ID.IsZero()})
 	}
 	return out
 }
@@ -142,12 +147,23 @@ func (c *Courier) card(context.Context, muxrpc.None) (CardLinks, error) {
 		if own.ID.IsZero() {
 			own.ID = h.ID
 		}
-		if h.ID == own.ID {
+		if h.ID == own.ID && !h.Key.IsZero() {
 			own.Places = append(own.Places, card.Place{Kind: card.Hub, Address: h.Address})
 		}
 		if at, err := secrez.ParseContactURL(h.URL); err == nil && web.ID.IsZero() {
 			web = at
 		}
+	}
+	if at := c.secrez.published(); web.ID.IsZero() && !at.ID.IsZero() {
+		if parsed, err := secrez.ParseContactURL(at.URL); err == nil {
+			web = parsed
+			if own.ID.IsZero() {
+				own.ID = at.ID
+			}
+		}
+	}
+	if !web.ID.IsZero() {
+		own.Places = append(own.Places, card.Place{Kind: card.URL, Address: web.String()})
 	}
 	for _, address := range c.addresses() {
 		if len(own.Places) < card.MaxPlaces && len(address) <= card.MaxAddress {

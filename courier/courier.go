@@ -42,6 +42,8 @@ type Config struct {
 	Incoming map[string][]multiserver.Incoming
 	// Hubs are those at which the courier can be reached.
 	Hubs []hubclient.Hub
+	// Secrez says what the courier does for programs of Secrez.
+	Secrez SecrezConfig
 	// Plugins are used besides the courier's own, for transports that it has not.
 	Plugins secretstack.Plugins
 	// Dialers connect to contacts, besides the dialling of their addresses.
@@ -91,6 +93,7 @@ type Courier struct {
 	store   *store.Store
 	app     *secretstack.App
 	engine  *engine
+	secrez  *secrezSide
 	started time.Time
 	closing chan struct{} // closed when the app begins to close
 }
@@ -124,14 +127,18 @@ func (c *Courier) start(ctx context.Context) error {
 	if err := c.store.AdoptIdentity(ctx, c.cfg.Identity, c.cfg.Former); err != nil {
 		return err
 	}
+	var err error
+	if c.secrez, err = newSecrezSide(c); err != nil {
+		return err
+	}
 	stack := secretstack.New(secretstack.Options{})
-	err := stack.Use(
+	err = stack.Use(
 		secretstack.TransportPlugin(ws.New(ws.Options{})),
 		secretstack.TransportPlugin(unix.New(unix.Options{})),
 		secretstack.TransportPlugin(onion.New(onion.Options{})),
 		secretstack.NoAuthPlugin(),
 		tunnel.Plugin(tunnel.Config{}),
-		hubclient.Plugin(hubclient.Config{Hubs: c.cfg.Hubs}),
+		hubclient.Plugin(hubclient.Config{Hubs: c.cfg.Hubs, Handler: c.secrez.public}),
 		c.cfg.Plugins, c.plugin(), c.controlPlugin(),
 	)
 	if err != nil {
@@ -141,7 +148,13 @@ func (c *Courier) start(ctx context.Context) error {
 	c.app, err = stack.Start(context.WithoutCancel(ctx), secretstack.Config{
 		Identity: c.cfg.Identity, AppKey: c.cfg.AppKey, Dir: c.cfg.Dir, Logger: c.cfg.Logger, Connections: c.connections(),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	if err := c.secrez.start(ctx); err != nil {
+		return errors.Join(err, c.secrez.close(), c.app.Close(context.WithoutCancel(ctx)))
+	}
+	return nil
 }
 
 // connections are those that the configuration names, and the control socket.
@@ -169,5 +182,5 @@ func (c *Courier) App() *secretstack.App { return c.app }
 // Close ends the courier: it stops taking and delivering messages and waits for what is under way. What waits is
 // delivered by the next one in the folder. Close may be called again.
 func (c *Courier) Close(ctx context.Context) error {
-	return errors.Join(c.app.Close(ctx), c.store.Close())
+	return errors.Join(c.secrez.close(), c.app.Close(ctx), c.store.Close())
 }

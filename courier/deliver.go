@@ -63,8 +63,8 @@ func (c *Courier) plugin() secretstack.Plugin {
 	return secretstack.NewPlugin(secretstack.Info{
 		Name: pluginName, Permissions: secretstack.Anonymous("deliver"),
 	}, func(_ context.Context, s *secretstack.Setup) error {
-		routes := []Route{&direct{s.App(), append([]Dialer{addresses{s.App()}}, c.cfg.Dialers...)}}
-		c.engine = newEngine(c.cfg, c.store, append(routes, c.cfg.Routes...))
+		routes := []Route{&direct{s.App(), append([]Dialer{addresses{s.App()}, circuits{s.App()}}, c.cfg.Dialers...)}}
+		c.engine = newEngine(c.cfg, c.store, append(append(routes, c.cfg.Routes...), secrezRoute{c.secrez}))
 		s.Go(c.engine.run)
 		s.OnClose(sync.OnceFunc(func() { close(c.closing) }))
 		s.OnConnect(func(p *secretstack.Peer) { c.engine.met(p.Key()) })

@@ -10,8 +10,10 @@ import (
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/courier/card"
 	"github.com/secretstack/secretstack/courier/store"
+	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
+	"github.com/secretstack/secretstack/plugins/hubclient"
 )
 
 // ErrNoWay is returned by a [Route] or a [Dialer] that does not lead to a contact: others are tried, and nothing is
@@ -151,4 +153,44 @@ func withKey(address multiserver.Address, to store.Contact) multiserver.Address 
 		}
 	}
 	return changed
+}
+
+// circuits dials through hubs: those on the contact's card, and those at which we are.
+type circuits struct{ app *secretstack.App }
+
+func (d circuits) Dial(ctx context.Context, to store.Contact) (*secretstack.Peer, error) {
+	var where []string
+	known := map[[keys.PublicKeySize]byte]bool{}
+	add := func(text string) {
+		for _, hub := range multiserver.ParseLoose(text) {
+			key, ok := hub.Key()
+			if !ok || known[key.Array()] || hub.Transport().Name == "unix" {
+				continue
+			}
+			if address, err := hubclient.CircuitAddress(hub, to.Key); err == nil {
+				known[key.Array()] = true
+				where = append(where, address.String())
+			}
+		}
+	}
+	if client, ok := secretstack.Find[*hubclient.Client](d.app); ok {
+		for _, h := range client.Hubs() {
+			if h.Online {
+				add(h.Address)
+			}
+		}
+	}
+	for _, p := range to.Places {
+		if p.Kind == card.Hub {
+			add(p.Address)
+		}
+	}
+	if where == nil {
+		return nil, ErrNoWay
+	}
+	p, err := d.app.Connect(ctx, strings.Join(where, ";"))
+	if err != nil {
+		return nil, errors.New("not at a hub now")
+	}
+	return p, nil
 }

@@ -100,6 +100,17 @@ func (t *Tunnel) Publish(ctx context.Context, s secrez.Signed) (Published, error
 	return Published{}, ErrOffline
 }
 
+// Lost gives a channel that is closed when the sockets of the last registration are gone for good, or nil when there was
+// none: then it is time to publish again.
+func (t *Tunnel) Lost() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.lines == nil {
+		return nil
+	}
+	return t.lines.gone
+}
+
 // replace puts new sockets in the place of the old ones, unless the tunnel is closed.
 func (t *Tunnel) replace(l *lines) bool {
 	t.mu.Lock()
