@@ -44,16 +44,27 @@ type person struct {
 	run  *courier.Courier
 	ctl  *courier.Client
 	port uint16
+	away bool // nobody can connect directly
 }
 
-// newPerson gives somebody a courier, which runs.
+// until waits for something that no message tells of.
+func until(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited for %s", what)
+		}
+	}
+}
+
+// newPerson gives somebody a courier, which runs. Without a name, nobody can connect to it directly.
 func newPerson(t testing.TB, name string, change ...func(*courier.Config)) *person {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "courier") //nolint:usetesting // short, because it holds a socket
 	check(t, err)
 	t.Cleanup(func() { check(t, os.RemoveAll(dir)) })
 	id := newIdentity(t)
-	p := &person{t: t, id: id, cfg: courier.Config{
+	p := &person{t: t, id: id, away: name == "", cfg: courier.Config{
 		Identity: id, Dir: dir, Name: name, RetryMin: 20 * time.Millisecond, RetryMax: 200 * time.Millisecond,
 		Logger: slog.New(slog.DiscardHandler),
 	}}
@@ -67,18 +78,24 @@ func newPerson(t testing.TB, name string, change ...func(*courier.Config)) *pers
 
 func (p *person) start() {
 	p.t.Helper()
-	p.cfg.Incoming = map[string][]multiserver.Incoming{"net": {{
-		Scope: multiserver.Scopes{multiserver.Device}, Transform: "shs", Host: "127.0.0.1", Port: p.port,
-	}}}
+	if p.cfg.Incoming = nil; !p.away {
+		p.listen()
+	}
 	var err error
 	p.run, err = courier.Start(p.t.Context(), p.cfg)
 	check(p.t, err)
-	if p.port == 0 {
+	if p.port == 0 && !p.away {
 		_, err := fmt.Sscanf(p.address(), "net:127.0.0.1:%d~", &p.port)
 		check(p.t, err)
 	}
 	p.ctl, err = courier.Dial(p.t.Context(), p.cfg.Dir)
 	check(p.t, err)
+}
+
+func (p *person) listen() {
+	p.cfg.Incoming = map[string][]multiserver.Incoming{"net": {{
+		Scope: multiserver.Scopes{multiserver.Device}, Transform: "shs", Host: "127.0.0.1", Port: p.port,
+	}}}
 }
 
 func (p *person) stop() {
@@ -229,11 +246,7 @@ func TestWhoConnectsGetsWhatWaitsForHim(t *testing.T) {
 	alice, bob := friends(t, func(c *courier.Config) { c.RetryMin, c.RetryMax = time.Hour, time.Hour })
 	bob.stop()
 	first := alice.send("bob", "are you there?")
-	for alice.contact("bob").Trouble == "" { // the attempt in vain
-		if err := t.Context().Err(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	until(t, "the attempt in vain", func() bool { return alice.contact("bob").Trouble != "" })
 	bob.start()
 	bob.send("alice", "I am back") // connects
 	alice.waitState(first.ID, "delivered")
@@ -370,11 +383,7 @@ func TestAFullRequestBoxIsToldAtOnce(t *testing.T) {
 		alice.send("bob", "hello?")
 	}
 	last := alice.send("bob", "hello??")
-	for alice.contact("bob").Trouble != "the recipient takes no more for now" {
-		if err := t.Context().Err(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	until(t, "a full box", func() bool { return alice.contact("bob").Trouble == "the recipient takes no more for now" })
 	_, err := bob.ctl.Accept(t.Context(), alice.id.Public(), "alice")
 	check(t, err)
 	alice.waitState(last.ID, "delivered")

@@ -133,9 +133,7 @@ func TestACourierOfSecrezGetsMessages(t *testing.T) {
 	alice.waitState(alice.send("js", "hello", "js").ID, "delivered")
 	js.set(true)
 	last := alice.send("js", "again")
-	for alice.contact("js").Trouble == "" {
-		check(t, t.Context().Err())
-	}
+	until(t, "the attempt in vain", func() bool { return alice.contact("js").Trouble != "" })
 	js.set(false)
 	alice.waitState(last.ID, "delivered")
 	if got := js.texts(); got != "hello js again" {
@@ -173,15 +171,17 @@ func seal(t *testing.T, a *secrez.Account, to secrez.PublicKey, text string) sec
 }
 
 // atHub waits until a courier is at its hub.
-func (p *person) atHub() courier.HubStatus {
+func (p *person) atHub() (at courier.HubStatus) {
 	p.t.Helper()
-	for {
+	until(p.t, "the hub", func() bool {
 		status, err := p.ctl.Status(p.t.Context())
 		check(p.t, err)
-		if len(status.Hubs) > 0 && status.Hubs[0].Online && status.Hubs[0].URL != "" {
-			return status.Hubs[0]
+		if len(status.Hubs) > 0 {
+			at = status.Hubs[0]
 		}
-	}
+		return at.Online && at.URL != ""
+	})
+	return at
 }
 
 func TestACourierOfSecrezWritesToUsThroughTheHub(t *testing.T) {

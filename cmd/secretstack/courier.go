@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +22,7 @@ import (
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/plugins/hubclient"
+	"github.com/secretstack/secretstack/secrez"
 )
 
 // courierOptions are what a courier is started with. They are kept, so that the next start needs no flags.
@@ -27,6 +30,18 @@ type courierOptions struct {
 	Hubs   []string `json:"hubs,omitempty"`
 	Name   string   `json:"name,omitempty"`
 	Listen string   `json:"listen,omitempty"` // host:port, "none", or nothing: on a free port if there is no hub
+
+	SecrezHub  string           `json:"secrezHub,omitempty"`
+	SecrezPort uint16           `json:"secrezPort,omitempty"` // where Secrez's command line finds the courier; zero: nowhere
+	Owner      secrez.PublicKey `json:"owner,omitzero"`       // of Secrez's command line
+}
+
+// courierFlags are what one start adds to the options.
+type courierFlags struct {
+	courierOptions
+	owner   string
+	secrez  bool
+	newPort bool
 }
 
 func (g *globals) courierDir() string      { return filepath.Join(g.root, "courier") }
@@ -34,7 +49,7 @@ func (g *globals) optionsFile() string     { return filepath.Join(g.courierDir()
 func (g *globals) formerFile(n int) string { return g.secretFile() + "." + strconv.Itoa(n) }
 
 func newCourier(g *globals) *cobra.Command {
-	var f courierOptions
+	var f courierFlags
 	cmd := &cobra.Command{
 		Use:   "courier",
 		Short: "run your courier, which sends, keeps and takes messages for you",
@@ -43,7 +58,11 @@ delivered yet and takes what comes for you. With --hub others reach you through 
 listens for connections itself. The flags are remembered: the next time, courier alone will do.
 
 Everything is kept in the folder "courier" below --root. What waits survives any end of the program, and is delivered when
-it runs again.`,
+it runs again.
+
+With --secrez the command line of Secrez finds a courier of its own here, by HTTPS on this machine only: tell it the port
+that courier prints. Whoever calls first is its owner, unless --owner names one. A hub of Secrez is given by its web
+address: --hub https://example.com.`,
 		Example: "  secretstack courier --hub HUB-ADDRESS --name Alice\n  secretstack courier --listen :8008",
 		Args:    argsBetween(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -54,11 +73,14 @@ it runs again.`,
 	flags.StringArrayVarP(&f.Hubs, "hub", "H", nil, "address of a hub to be reached through; may be given more than once; \"none\" forgets them")
 	flags.StringVar(&f.Name, "name", "", "what you call yourself on your contact card")
 	flags.StringVar(&f.Listen, "listen", "", "address and port for direct connections, such as :8008, or \"none\" (default: a free port if there is no hub)")
+	flags.BoolVar(&f.secrez, "secrez", false, "serve the command line of Secrez, too")
+	flags.StringVarP(&f.owner, "owner", "o", "", "public key of the account of Secrez that is served")
+	flags.BoolVar(&f.newPort, "new-random-port", false, "serve the command line of Secrez on another port than before")
 	flags.VarPF(g.rootFlag.Value, "root-folder", "r", "the same as --root").Hidden = true
 	return cmd
 }
 
-func runCourier(cmd *cobra.Command, g *globals, f courierOptions) error {
+func runCourier(cmd *cobra.Command, g *globals, f courierFlags) error {
 	ctx := cmd.Context()
 	base, err := g.config(ctx, g.root)
 	if err != nil {
@@ -71,6 +93,7 @@ func runCourier(cmd *cobra.Command, g *globals, f courierOptions) error {
 	cfg := courier.Config{
 		Identity: base.Identity, AppKey: base.AppKey, Dir: g.courierDir(), Name: options.Name, Logger: base.Logger,
 	}
+	cfg.Secrez = courier.SecrezConfig{Hub: options.SecrezHub, Port: options.SecrezPort, Owner: options.Owner}
 	if cfg.Former, err = g.formerIdentities(ctx); err != nil {
 		return err
 	}
@@ -86,10 +109,12 @@ func runCourier(cmd *cobra.Command, g *globals, f courierOptions) error {
 		return fmt.Errorf("a courier is running for %s already", g.root)
 	case errors.Is(err, store.ErrIdentity):
 		return fmt.Errorf("%s holds the messages of another identity; keep that folder, and choose another with --root", g.courierDir())
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w; choose another with --new-random-port, or for --listen", err)
 	case err != nil:
 		return err
 	}
-	err = announceCourier(ctx, g)
+	err = announceCourier(ctx, g, options)
 	if err == nil {
 		<-ctx.Done()
 	}
@@ -97,18 +122,13 @@ func runCourier(cmd *cobra.Command, g *globals, f courierOptions) error {
 }
 
 // rememberOptions adds what was given to what is remembered, and keeps it.
-func (g *globals) rememberOptions(f courierOptions) (courierOptions, error) {
+func (g *globals) rememberOptions(f courierFlags) (courierOptions, error) {
 	options, err := g.loadOptions()
 	if err != nil {
 		return options, err
 	}
-	if len(f.Hubs) == 1 && f.Hubs[0] == "none" {
-		options.Hubs = nil
-	} else if len(f.Hubs) > 0 {
-		if _, err := parseHubs(f.Hubs); err != nil {
-			return options, err
-		}
-		options.Hubs = f.Hubs
+	if err := options.takeHubs(f.Hubs); err != nil {
+		return options, err
 	}
 	if f.Name != "" {
 		options.Name = f.Name
@@ -117,17 +137,66 @@ func (g *globals) rememberOptions(f courierOptions) (courierOptions, error) {
 		options.Listen = f.Listen
 	}
 	if options.Listen == "" && len(options.Hubs) == 0 {
-		options.Listen = ":" + freePort()
+		options.Listen = ":" + freePort("")
 	}
 	if _, err := options.incoming(); err != nil {
+		return options, err
+	}
+	if err := options.takeSecrez(f); err != nil {
 		return options, err
 	}
 	return options, g.saveOptions(options)
 }
 
-// freePort is a port that nobody uses now, to be used from now on.
-func freePort() string {
-	ln, err := net.Listen("tcp", ":0")
+// takeHubs takes over the hubs that were given, if any: natively by address, hubs of Secrez by web address.
+func (o *courierOptions) takeHubs(given []string) error {
+	if len(given) == 0 {
+		return nil
+	}
+	var native []string
+	web := ""
+	for _, hub := range given {
+		u, err := url.Parse(hub)
+		switch {
+		case hub == "none":
+		case err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
+			if web != "" {
+				return usagef("--hub: one hub of Secrez is enough")
+			}
+			web = u.Scheme + "://" + u.Host
+		default:
+			native = append(native, hub)
+		}
+	}
+	if _, err := parseHubs(native); err != nil {
+		return err
+	}
+	o.Hubs, o.SecrezHub = native, web
+	return nil
+}
+
+// takeSecrez takes over what was given for Secrez's command line.
+func (o *courierOptions) takeSecrez(f courierFlags) error {
+	if f.owner != "" {
+		owner, err := secrez.ParsePublicKey(f.owner)
+		if err != nil {
+			return usagef("--owner takes a public key of Secrez, as its whoami prints it")
+		}
+		o.Owner = owner
+	}
+	if (f.secrez || f.owner != "") && o.SecrezPort == 0 || f.newPort {
+		port, err := strconv.ParseUint(freePort("127.0.0.1"), 10, 16)
+		if err != nil {
+			return err
+		}
+		o.SecrezPort = uint16(port)
+	}
+	return nil
+}
+
+// freePort is a port of a host that nobody uses now, to be used from now on.
+func freePort(host string) string {
+	ln, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return "0"
 	}
@@ -200,7 +269,7 @@ func (g *globals) formerIdentities(ctx context.Context) ([]*keys.Identity, error
 }
 
 // announceCourier prints who and where the courier is, and what to type next.
-func announceCourier(ctx context.Context, g *globals) error {
+func announceCourier(ctx context.Context, g *globals, options courierOptions) error {
 	c, err := g.dialCourier(ctx)
 	if err != nil {
 		return err
@@ -219,6 +288,9 @@ func announceCourier(ctx context.Context, g *globals) error {
 	}
 	for _, hub := range status.Hubs {
 		fmt.Fprintf(g.out, "  hub      %s\n", hub.Address)
+	}
+	if options.SecrezPort != 0 {
+		fmt.Fprintf(g.out, "  secrez   port %d, for its command line\n", options.SecrezPort)
 	}
 	fmt.Fprint(g.out, `
 Others need your contact card to write to you, and you need theirs:

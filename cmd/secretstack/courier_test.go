@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -217,6 +220,8 @@ func TestWrongUseOfTheCourierNamesTheWayOut(t *testing.T) {
 		{[]string{"courier"}, exitFailed, "running for " + alice.root + " already"},
 		{[]string{"courier", "--listen", "8008"}, exitUsage, "--listen takes"},
 		{[]string{"courier", "--hub", "nonsense"}, exitUsage, "--hub"},
+		{[]string{"courier", "--hub", "http://a", "--hub", "http://b"}, exitUsage, "one hub of Secrez"},
+		{[]string{"courier", "--owner", "me"}, exitUsage, "--owner takes"},
 	} {
 		r := alice.try("", c.args...)
 		if r.code != c.code || !strings.Contains(r.err, c.want) || strings.Count(r.err, "\n") != 1 {
@@ -249,6 +254,44 @@ func TestACourierRemembersItsFlags(t *testing.T) {
 	}
 	if got := alice.do("whoami"); !strings.Contains(got, "name    Alice\n") || !strings.Contains(got, "card    secretstack:") {
 		t.Errorf("whoami prints %q", got)
+	}
+}
+
+func TestACourierServesSecrezOnAPortThatItKeeps(t *testing.T) {
+	alice := newHome(t, "--secrez", "--hub", "http://127.0.0.1:1", "--listen", "none")
+	port := func() uint16 {
+		text, err := os.ReadFile(filepath.Join(alice.root, "courier", "options.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var options courierOptions
+		if err := json.Unmarshal(text, &options); err != nil || options.SecrezHub != "http://127.0.0.1:1" || options.Hubs != nil {
+			t.Fatalf("%s, %v", text, err)
+		}
+		return options.SecrezPort
+	}
+	before := port()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	response, err := client.Get(fmt.Sprintf("https://localhost:%d/", before))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(response.Body)
+	if err != nil || string(got) != `{"hello":"world"}` {
+		t.Errorf("%s, %v", got, err)
+	}
+	response.Body.Close()
+	alice.stop()
+	alice.args = nil
+	alice.start()
+	if got := port(); got != before || got == 0 {
+		t.Errorf("the port was %d, is %d", before, got)
+	}
+	alice.stop()
+	alice.args = []string{"--new-random-port"}
+	alice.start()
+	if got := port(); got == before {
+		t.Errorf("the port is still %d", got)
 	}
 }
 
