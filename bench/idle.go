@@ -26,7 +26,7 @@ const idlePerSecond = 10_000
 func idleRow(profile string) row {
 	start := func(server string) func(context.Context) (meter, error) {
 		return stateless(func(ctx context.Context, d time.Duration) (float64, error) {
-			return measureIdle(ctx, server, int(d.Seconds()*idlePerSecond), profile)
+			return measureIdle(ctx, startServer(server, profile), server+idlePeers, int(d.Seconds()*idlePerSecond))
 		})
 	}
 	return row{
@@ -46,12 +46,17 @@ func idleRow(profile string) row {
 	}
 }
 
-// measureIdle returns by how many KiB a server grows for each of n peers.
-func measureIdle(ctx context.Context, server string, n int, profile string) (float64, error) {
+// startServer starts a server that says its address, and how much memory it has when it is asked.
+func startServer(args ...string) func(context.Context) (*role, error) {
+	return func(ctx context.Context) (*role, error) { return startRole(ctx, args...) }
+}
+
+// measureIdle returns by how many KiB a server grows for each of n peers, which the role connects.
+func measureIdle(ctx context.Context, server func(context.Context) (*role, error), peersRole string, n int) (float64, error) {
 	if runtime.GOOS != "linux" {
 		return 0, fmt.Errorf("the memory of a process: %w", errors.ErrUnsupported)
 	}
-	srv, err := startRole(ctx, server, profile)
+	srv, err := server(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -61,7 +66,7 @@ func measureIdle(ctx context.Context, server string, n int, profile string) (flo
 		return 0, err
 	}
 	// What the first peers cause to be made once is not the others' cost.
-	first, err := startRole(ctx, server+idlePeers, address, strconv.Itoa(max(n/10, 1)))
+	first, err := startRole(ctx, peersRole, address, strconv.Itoa(max(n/10, 1)))
 	if err != nil {
 		return 0, err
 	}
@@ -70,7 +75,7 @@ func measureIdle(ctx context.Context, server string, n int, profile string) (flo
 	if err != nil {
 		return 0, err
 	}
-	peers, err := startRole(ctx, server+idlePeers, address, strconv.Itoa(n))
+	peers, err := startRole(ctx, peersRole, address, strconv.Itoa(n))
 	if err != nil {
 		return 0, err
 	}
@@ -115,6 +120,11 @@ func startRole(ctx context.Context, args ...string) (*role, error) {
 	}
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Env = append(os.Environ(), roleVariable+"="+string(text))
+	return startProcess(cmd)
+}
+
+// startProcess starts a program that answers lines with lines, and ends with its standard input.
+func startProcess(cmd *exec.Cmd) (*role, error) {
 	cmd.Stderr = os.Stderr
 	in, errIn := cmd.StdinPipe()
 	out, errOut := cmd.StdoutPipe()
@@ -137,7 +147,8 @@ func (r *role) ask() (string, error) {
 
 func (r *role) line() (string, error) {
 	if !r.out.Scan() {
-		return "", fmt.Errorf("the process %s has ended: %w", r.cmd.Env[len(r.cmd.Env)-1], errors.Join(r.out.Err(), r.cmd.Wait()))
+		return "", fmt.Errorf("the process %s %s has ended: %w",
+			r.cmd, r.cmd.Env[len(r.cmd.Env)-1], errors.Join(r.out.Err(), r.cmd.Wait()))
 	}
 	return strings.TrimSpace(r.out.Text()), nil
 }

@@ -10,13 +10,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	gonet "net"
 	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -61,6 +61,7 @@ func play(ctx context.Context, args []string) error {
 		idleRoom + idlePeers: peersOf(dialRoom),
 		idleTCP + idlePeers:  peersOf(dialTCP),
 	}
+	maps.Copy(roles, hubRoles())
 	f, ok := roles[args[0]]
 	if !ok {
 		return fmt.Errorf("there is no role %q", args[0])
@@ -139,7 +140,7 @@ func residentWhenSteady() (int, error) {
 		runtime.GC() // shrinks stacks by half each time
 	}
 	debug.FreeOSMemory()
-	return resident()
+	return residentOf("self")
 }
 
 // explainMemory says on standard error what the memory is used for.
@@ -148,21 +149,6 @@ func explainMemory() {
 	runtime.ReadMemStats(&m)
 	fmt.Fprintf(os.Stderr, "KiB: objects %d, in spans of %d; stacks %d of %d goroutines; runtime's own %d\n",
 		m.HeapAlloc>>10, m.HeapInuse>>10, m.StackInuse>>10, runtime.NumGoroutine(), (m.MSpanInuse+m.GCSys+m.OtherSys)>>10)
-}
-
-// resident reads Linux's figure of this process's memory.
-func resident() (int, error) {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if kib, found := strings.CutPrefix(line, "RssAnon:"); found {
-			n, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(kib), " kB"))
-			return n << 10, err
-		}
-	}
-	return 0, errors.New("/proc/self/status has no RssAnon")
 }
 
 // peersOf connects as often as the second argument says to the address in the first, and stays.

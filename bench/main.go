@@ -86,7 +86,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 }
 
 func run(ctx context.Context, opts options, out io.Writer) error {
-	rows, err := selectRows(allRows(newNodeJS(opts.js), opts.heap), opts.only)
+	rows, err := selectRows(allRows(opts.js, opts.heap), opts.only)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func run(ctx context.Context, opts options, out io.Writer) error {
 	var rep report
 	for _, r := range rows {
 		opts.plan.Say("row %s: %s, %s", r.Key, r.Title, r.Unit)
-		rep.Rows = append(rep.Rows, measureRow(ctx, r, opts.plan))
+		rep.Rows = append(rep.Rows, measureRow(ctx, r, opts.plan)...)
 	}
 	if after, err := readCPUTicks(); err == nil && errTicks == nil {
 		rep.Others = after.busyWithOthers(before)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +12,11 @@ import (
 // perSecond runs op again and again in `workers` goroutines for d and returns how often it was done a second.
 // The first error ends it.
 func perSecond(ctx context.Context, d time.Duration, workers int, op func(context.Context) error) (float64, error) {
+	return eachPerSecond(ctx, d, slices.Repeat([]func(context.Context) error{op}, workers))
+}
+
+// eachPerSecond does the same with an op of its own for each goroutine.
+func eachPerSecond(ctx context.Context, d time.Duration, ops []func(context.Context) error) (float64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var (
@@ -22,7 +28,7 @@ func perSecond(ctx context.Context, d time.Duration, workers int, op func(contex
 	defer timer.Stop()
 
 	start := time.Now()
-	for range workers {
+	for _, op := range ops {
 		wg.Go(func() {
 			n := int64(0)
 			defer func() { count.Add(n) }()
@@ -40,6 +46,28 @@ func perSecond(ctx context.Context, d time.Duration, workers int, op func(contex
 		return 0, err
 	}
 	return float64(count.Load()) / time.Since(start).Seconds(), nil
+}
+
+// rateAndLatency does the same and returns how often it was done a second, and within how many ms half of it and 99 % of
+// it were done.
+func rateAndLatency(ctx context.Context, d time.Duration, ops []func(context.Context) error) ([]float64, error) {
+	took := make([][]time.Duration, len(ops))
+	timed := make([]func(context.Context) error, len(ops))
+	for i, op := range ops {
+		timed[i] = func(ctx context.Context) error {
+			start := time.Now()
+			err := op(ctx)
+			took[i] = append(took[i], time.Since(start))
+			return err
+		}
+	}
+	rate, err := eachPerSecond(ctx, d, timed)
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Sorted(slices.Values(slices.Concat(took...)))
+	within := func(part float64) float64 { return 1000 * all[int(part*float64(len(all)-1))].Seconds() }
+	return []float64{rate, within(0.5), within(0.99)}, nil
 }
 
 // flowRate keeps run going for d and returns how much it has moved a second, by its own count. The first tenth of d

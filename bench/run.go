@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -53,18 +54,18 @@ func (p peerResult) met() bool { return p.Missing == "" && p.Ratio >= p.AtLeast 
 
 func (g gaugeResult) met() bool { return g.Missing == "" && g.Value <= g.AtMost }
 
-// contender is a peer while its row runs.
+// contender is a peer while its row runs. Its rounds are those of each aspect of the row, the first one first.
 type contender struct {
 	peer
 	meter  meter
-	rounds []float64
+	rounds [][]float64
 	err    error
 }
 
 // measureRow sets every peer up, then measures them in turn, one round each, as often as the plan says. Every other
 // round goes backwards, so that nobody always follows the same neighbour. A peer that fails is left out and the
-// result says why.
-func measureRow(ctx context.Context, r row, p plan) result {
+// result says why. There is one result for each aspect of the row.
+func measureRow(ctx context.Context, r row, p plan) []result {
 	contenders := startAll(ctx, r, p)
 	defer closeAll(contenders)
 	// One round goes before the first: it warms compilers, pools and windows up, and is not counted.
@@ -77,19 +78,48 @@ func measureRow(ctx context.Context, r row, p plan) result {
 			c.measure(ctx, p, round)
 		}
 	}
-	res := result{Key: r.Key, Title: r.Title, Unit: r.Unit}
+	aspects := append([]aspect{{r.Title, r.Unit, r.LessIsMore}}, r.Also...)
+	results := make([]result, len(aspects))
+	for i, a := range aspects {
+		results[i] = aspectResult(r, a, i, contenders)
+	}
+	results[0].Gauges = measureGauges(ctx, r, p)
+	return results
+}
+
+// aspectResult compares everybody's rounds in the i-th aspect with ours.
+func aspectResult(r row, a aspect, i int, contenders []*contender) result {
+	res := result{Key: r.Key, Title: a.Title, Unit: a.Unit}
 	var ours []float64
 	for _, c := range contenders {
 		isOurs := c.Name == r.Ours.Name
 		if isOurs {
-			ours = c.rounds
+			ours = c.aspect(i)
 		}
-		peer := c.result(ours, r.LessIsMore)
+		peer := c.result(i, ours, a.LessIsMore)
 		peer.Ours = isOurs
 		res.Peers = append(res.Peers, peer)
 	}
-	res.Gauges = measureGauges(ctx, r, p)
 	return res
+}
+
+// aspect returns the rounds of one aspect, or nothing when there are none.
+func (c *contender) aspect(i int) []float64 {
+	if i < len(c.rounds) {
+		return c.rounds[i]
+	}
+	return nil
+}
+
+// target is what our ratio is to be in an aspect.
+func (p peer) target(i int) float64 {
+	switch {
+	case i == 0:
+		return p.AtLeast
+	case i <= len(p.AlsoAtLeast):
+		return p.AlsoAtLeast[i-1]
+	}
+	return 0
 }
 
 func startAll(ctx context.Context, r row, p plan) []*contender {
@@ -123,23 +153,46 @@ func (c *contender) measure(ctx context.Context, p plan, round int) {
 		c.err = err
 		return
 	}
-	p.Say("%-44s round %d of %d  %12.1f", c.Name, round, p.Rounds, rate)
+	figures := []float64{rate}
+	if m, ok := c.meter.(manifold); ok {
+		figures = append(figures, m.Also()...)
+	}
+	p.Say("%-44s round %d of %d  %s", c.Name, round, p.Rounds, spelled(figures))
 	if round > 0 {
-		c.rounds = append(c.rounds, rate)
+		c.note(figures)
 	}
 }
 
-// result compares with our figures, one a round; there may be fewer, when we failed or were not asked for.
-func (c *contender) result(ours []float64, lessIsMore bool) peerResult {
-	res := peerResult{Name: c.Name, Note: c.Note, AtLeast: c.AtLeast}
+func (c *contender) note(figures []float64) {
+	if c.rounds == nil {
+		c.rounds = make([][]float64, len(figures))
+	}
+	for i, figure := range figures {
+		c.rounds[i] = append(c.rounds[i], figure)
+	}
+}
+
+func spelled(figures []float64) string {
+	var text strings.Builder
+	for _, figure := range figures {
+		fmt.Fprintf(&text, "%12.2f", figure)
+	}
+	return text.String()
+}
+
+// result compares with our figures in the i-th aspect, one a round; there may be fewer, when we failed or were not asked
+// for.
+func (c *contender) result(i int, ours []float64, lessIsMore bool) peerResult {
+	rounds := c.aspect(i)
+	res := peerResult{Name: c.Name, Note: c.Note, AtLeast: c.target(i)}
 	if c.err != nil {
 		res.Missing = c.err.Error()
 		return res
 	}
-	res.Rounds, res.Median = c.rounds, median(c.rounds)
-	ratios := make([]float64, min(len(ours), len(c.rounds)))
+	res.Rounds, res.Median = rounds, median(rounds)
+	ratios := make([]float64, min(len(ours), len(rounds)))
 	for i := range ratios {
-		ratios[i] = ours[i] / c.rounds[i]
+		ratios[i] = ours[i] / rounds[i]
 		if lessIsMore {
 			ratios[i] = 1 / ratios[i]
 		}
@@ -176,7 +229,7 @@ func selectRows(rows []row, only []string) ([]row, error) {
 	for _, name := range only {
 		n := len(chosen)
 		for _, r := range rows {
-			if r.Key == name || r.Key[:1] == name {
+			if r.Key == name || strings.TrimRight(r.Key, "abcdefghijklmnopqrstuvwxyz") == name {
 				chosen = append(chosen, r)
 			}
 		}

@@ -27,7 +27,7 @@ func quietPlan(rounds int) plan {
 func TestRoundsAlternateAndTheFirstIsNotCounted(t *testing.T) {
 	var log []string
 	r := row{Ours: fakePeer("ours", 30, &log), Peers: []peer{fakePeer("a", 10, &log), fakePeer("b", 20, &log)}}
-	res := measureRow(t.Context(), r, quietPlan(3))
+	res := measureRow(t.Context(), r, quietPlan(3))[0]
 	if want := "ours a b b a ours ours a b b a ours"; strings.Join(log, " ") != want {
 		t.Errorf("order %v, want %s", log, want)
 	}
@@ -42,8 +42,34 @@ func TestRoundsAlternateAndTheFirstIsNotCounted(t *testing.T) {
 func TestLessCanBeMore(t *testing.T) {
 	var log []string
 	r := row{LessIsMore: true, Ours: fakePeer("ours", 10, &log), Peers: []peer{fakePeer("a", 30, &log)}}
-	if res := measureRow(t.Context(), r, quietPlan(2)); res.Peers[1].Ratio != 3 {
+	if res := measureRow(t.Context(), r, quietPlan(2))[0]; res.Peers[1].Ratio != 3 {
 		t.Errorf("ratio %g", res.Peers[1].Ratio)
+	}
+}
+
+func TestOneMeasurementCanShowSeveralThings(t *testing.T) {
+	start := func(figures ...float64) func(context.Context) (meter, error) {
+		return func(context.Context) (meter, error) {
+			return &several{
+				measure: func(context.Context, time.Duration) ([]float64, error) { return figures, nil },
+				close:   func() error { return nil },
+			}, nil
+		}
+	}
+	r := row{
+		Title: "speed", Also: []aspect{{Title: "delay", LessIsMore: true}},
+		Ours:  peer{Name: "ours", Start: start(20, 5)},
+		Peers: []peer{{Name: "a", AtLeast: 3, AlsoAtLeast: []float64{2}, Start: start(10, 10)}},
+	}
+	results := measureRow(t.Context(), r, quietPlan(2))
+	if len(results) != 2 || results[0].Title != "speed" || results[1].Title != "delay" {
+		t.Fatalf("results %+v", results)
+	}
+	if a := results[0].Peers[1]; a.Ratio != 2 || a.AtLeast != 3 || a.met() {
+		t.Errorf("speed: %+v", a)
+	}
+	if a := results[1].Peers[1]; a.Ratio != 2 || a.AtLeast != 2 || !a.met() {
+		t.Errorf("delay: %+v", a)
 	}
 }
 
@@ -53,7 +79,7 @@ func TestAPeerThatFailsIsLeftOutWithItsReason(t *testing.T) {
 		return nil, errors.New("it is not here")
 	}}
 	r := row{Ours: fakePeer("ours", 1, &log), Peers: []peer{broken, fakePeer("a", 1, &log)}}
-	res := measureRow(t.Context(), r, quietPlan(1))
+	res := measureRow(t.Context(), r, quietPlan(1))[0]
 	if got := res.Peers[1]; got.Missing != "it is not here" || got.met() {
 		t.Errorf("the broken peer: %+v", got)
 	}
@@ -63,8 +89,8 @@ func TestAPeerThatFailsIsLeftOutWithItsReason(t *testing.T) {
 }
 
 func TestRowsAreSelectedByNumberOrByName(t *testing.T) {
-	rows := []row{{Key: "1"}, {Key: "3a"}, {Key: "3b"}}
-	for only, want := range map[string]string{"3": "3a 3b", "3b": "3b", "1,3a": "1 3a"} {
+	rows := []row{{Key: "1"}, {Key: "3a"}, {Key: "3b"}, {Key: "10"}}
+	for only, want := range map[string]string{"3": "3a 3b", "3b": "3b", "1,3a": "1 3a", "10": "10"} {
 		chosen, err := selectRows(rows, strings.Split(only, ","))
 		var keys []string
 		for _, r := range chosen {

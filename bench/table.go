@@ -111,9 +111,14 @@ func yesNo(met bool) string {
 	return "NO"
 }
 
-// figure writes 4190.3 as 4,190 and 11.26 as 11.3.
+// figure writes 4190.3 as 4,190, 11.26 as 11.3 and 0.1472 as 0.147.
 func figure(v float64) string {
-	if v < 100 {
+	switch {
+	case v < 1:
+		return strconv.FormatFloat(v, 'f', 3, 64)
+	case v < 10:
+		return strconv.FormatFloat(v, 'f', 2, 64)
+	case v < 100:
 		return strconv.FormatFloat(v, 'f', 1, 64)
 	}
 	digits := strconv.FormatFloat(v, 'f', 0, 64)

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/secretstack/secretstack/hub"
+	"github.com/secretstack/secretstack/multiserver"
+)
+
+const roleHub = "hub"
+
+// hubRoles are the parts of the rows about hubs.
+func hubRoles() map[string]func(context.Context, []string) error {
+	return map[string]func(context.Context, []string) error{
+		roleHub:         serveHub,
+		roleOrigin:      serveOrigin,
+		rolePlain:       servePlainProxy,
+		roleCourier:     serveCourier,
+		roleTunnel:      serveTunnel,
+		roleTunnels:     serveTunnels,
+		rolePlainRelay:  servePlainRelay,
+		roleLibp2pRelay: serveLibp2pRelay,
+		roleDerp:        serveDerp,
+
+		roleCouriers:    peersOf(func(ctx context.Context, said string) (io.Closer, error) { return dialCourier(ctx, peersAddress(said)) }),
+		roleDerpClients: peersOf(dialDerp),
+	}
+}
+
+// hubAt is where a hub is found: by peers, and by everybody else.
+type hubAt struct{ Peers, Port string }
+
+func parseHubAt(said string) (at hubAt, err error) {
+	err = json.Unmarshal([]byte(said), &at)
+	return at, err
+}
+
+// peersAddress is where peers find whoever has said so: our hub, or somebody who has but one address.
+func peersAddress(said string) string {
+	if at, err := parseHubAt(said); err == nil {
+		return at.Peers
+	}
+	return said
+}
+
+// portOf is the same for everybody else.
+func portOf(said string) string {
+	if at, err := parseHubAt(said); err == nil {
+		return at.Port
+	}
+	return said
+}
+
+// serveHub serves a hub with a new folder, which is removed in the end, and answers with its memory.
+func serveHub(ctx context.Context, args []string) error {
+	dir, err := os.MkdirTemp("", "bench-hub-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	cfg := hub.Config{
+		Dir: dir, Listen: []string{"127.0.0.1:0"}, Domain: hubDomain, TunnelAddress: "127.0.0.1",
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
+	}
+	// Couriers that only register leave their ports soon, so that there are ports for the next ones.
+	cfg.Limits.SocketGrace = time.Second
+	h, err := hub.New(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- h.Serve(ctx) }()
+	at := hubAt{Port: h.Addrs()[0].String()}
+	at.Peers = multiserver.Join([]multiserver.Address{{
+		multiserver.NewPart("net", at.Port), multiserver.NewPart("shs", h.App().ID().Base64()),
+	}})
+	if err := accepting(ctx, at.Port); err != nil {
+		return err
+	}
+	said, err := json.Marshal(at)
+	if err != nil {
+		return err
+	}
+	fmt.Println(string(said))
+	return errors.Join(answerMemory(args), h.Close(ctx), <-served)
+}

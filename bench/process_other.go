@@ -1,0 +1,13 @@
+//go:build !linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+func cpuOf(int) (time.Duration, error) {
+	return 0, fmt.Errorf("the CPU time of another process: %w", errors.ErrUnsupported)
+}
