@@ -118,7 +118,7 @@ func (h *Handler) apiStatus(*http.Request) (any, error) {
 		Sockets:      st.Sockets,
 		Waiting:      st.Waiting,
 		Requests:     st.Requests,
-		Circuits:     st.Circuits,
+		Circuits:     st.Circuits.Open,
 		Tunnels:      st.Tunnels,
 		Limits:       map[string]string{},
 	}

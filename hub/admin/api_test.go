@@ -9,6 +9,7 @@ import (
 
 	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/circuits"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/secrez"
 )
@@ -28,7 +29,7 @@ func TestTheAPITellsHowTheHubIs(t *testing.T) {
 		h.status = admin.Status{
 			Registry:     registry.Status{Records: 3, Free: -1},
 			Certificates: []admin.Certificate{{Name: "hub.example.org", Expires: time.Unix(2000, 0)}},
-			Circuits:     2,
+			Circuits:     circuits.Stats{Open: 2},
 		}
 		h.couriers = []admin.Courier{newCourier(t, admin.KindSecrez, "192.0.2.1", 0, 0)}
 	})

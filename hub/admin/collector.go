@@ -8,6 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/circuits"
+	"github.com/secretstack/secretstack/hub/port"
 	"github.com/secretstack/secretstack/hub/registry"
 )
 
@@ -19,7 +21,9 @@ type collector struct {
 	ready, draining, started                  *prometheus.Desc
 	couriers                                  *prometheus.Desc
 	pools, sockets, waiting, requests         *prometheus.Desc
-	circuits, tunnels                         *prometheus.Desc
+	tunnels                                   *prometheus.Desc
+	unproved, accepted, turnedAway            *prometheus.Desc
+	circuits, circuitEvents, circuitBytes     *prometheus.Desc
 	records, retired, writes, failures        *prometheus.Desc
 	writable, freeDisk                        *prometheus.Desc
 	certificate                               *prometheus.Desc
@@ -31,31 +35,47 @@ func newCollector(hub Hub, a *admission.Admission) *collector {
 		return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
 	}
 	return &collector{
-		hub:         hub,
-		admission:   a,
-		ready:       desc("ready", "1 when /readyz says so."),
-		draining:    desc("draining", "1 when nobody new is taken."),
-		started:     desc("start_time_seconds", "When the hub began to serve, in seconds since 1970."),
-		couriers:    desc("couriers", "Couriers that are online, by kind.", "kind"),
-		pools:       desc("pools", "Couriers that have a port for raw tunnel sockets."),
-		sockets:     desc("pool_sockets", "Raw tunnel sockets of all pools."),
-		waiting:     desc("http_waiting", "Visitors that wait for a courier's connection."),
-		requests:    desc("http_exchanges_active", "HTTP exchanges with couriers under way."),
-		circuits:    desc("circuits", "Circuits with both ends joined."),
-		tunnels:     desc("tunnels", "Tunnels through the room."),
-		records:     desc("registry_records", "Keys that have an id."),
-		retired:     desc("registry_retired", "Ids that were given up."),
-		writes:      desc("registry_writes_total", "Writes to the registry's log."),
-		failures:    desc("registry_write_errors_total", "How often writing has failed, so that the engine was replaced."),
-		writable:    desc("registry_writable", "1 when registrations can be written."),
-		freeDisk:    desc("registry_free_bytes", "Bytes that may be written to the registry's disk."),
-		rules:       desc("rules", "Allow and deny rules."),
-		invites:     desc("invites", "Invites, with those that are kept for the sake of their members."),
-		members:     desc("members", "Keys that have redeemed an invite."),
-		limited:     desc("rate_limited_total", "Refusals because of a rate, by what there was too much of.", "kind"),
-		evicted:     desc("rate_buckets_evicted_total", "Rates forgotten early, because too many addresses or keys were active."),
-		certificate: desc("certificate_expiry_timestamp_seconds", "When a certificate runs out, in seconds since 1970.", "name"),
+		hub:           hub,
+		admission:     a,
+		ready:         desc("ready", "1 when /readyz says so."),
+		draining:      desc("draining", "1 when nobody new is taken."),
+		started:       desc("start_time_seconds", "When the hub began to serve, in seconds since 1970."),
+		couriers:      desc("couriers", "Couriers that are online, by kind.", "kind"),
+		pools:         desc("pools", "Couriers that have a port for raw tunnel sockets."),
+		sockets:       desc("pool_sockets", "Raw tunnel sockets of all pools."),
+		waiting:       desc("http_waiting", "Visitors that wait for a courier's connection."),
+		requests:      desc("http_exchanges_active", "HTTP exchanges with couriers under way."),
+		unproved:      desc("unproved_connections", "Open connections whose peers have proved no key; HTTP is among them."),
+		accepted:      desc("accepted_connections_total", "Connections to the port that were let in, whatever they speak."),
+		turnedAway:    desc("turned_away_connections_total", "Connections to the port that were closed, by reason.", "reason"),
+		circuits:      desc("circuits", "Circuits, by how far they are.", "state"),
+		circuitEvents: desc("circuits_total", "What has become of circuits.", "event"),
+		circuitBytes:  desc("circuit_bytes_total", "Bytes through circuits, in both directions."),
+		tunnels:       desc("tunnels", "Tunnels through the room."),
+		records:       desc("registry_records", "Keys that have an id."),
+		retired:       desc("registry_retired", "Ids that were given up."),
+		writes:        desc("registry_writes_total", "Writes to the registry's log."),
+		failures:      desc("registry_write_errors_total", "How often writing has failed, so that the engine was replaced."),
+		writable:      desc("registry_writable", "1 when registrations can be written."),
+		freeDisk:      desc("registry_free_bytes", "Bytes that may be written to the registry's disk."),
+		rules:         desc("rules", "Allow and deny rules."),
+		invites:       desc("invites", "Invites, with those that are kept for the sake of their members."),
+		members:       desc("members", "Keys that have redeemed an invite."),
+		limited:       desc("rate_limited_total", "Refusals because of a rate, by what there was too much of.", "kind"),
+		evicted:       desc("rate_buckets_evicted_total", "Rates forgotten early, because too many addresses or keys were active."),
+		certificate:   desc("certificate_expiry_timestamp_seconds", "When a certificate runs out, in seconds since 1970; 0: there is none.", "name"),
 	}
+}
+
+// sink is where the metrics of a scrape go.
+type sink chan<- prometheus.Metric
+
+func (s sink) gauge(desc *prometheus.Desc, value float64, labels ...string) {
+	s <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+}
+
+func (s sink) count(desc *prometheus.Desc, value float64, labels ...string) {
+	s <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, value, labels...)
 }
 
 // Describe implements prometheus.Collector.
@@ -63,53 +83,67 @@ func (c *collector) Describe(descs chan<- *prometheus.Desc) { prometheus.Describ
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(metrics chan<- prometheus.Metric) {
-	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
-		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
-	}
-	st := c.hub.Status()
-	gauge(c.ready, flag(len(st.reasons()) == 0))
-	gauge(c.draining, flag(st.Draining))
-	gauge(c.started, float64(c.hub.About().Started.Unix()))
+	m, st := sink(metrics), c.hub.Status()
+	m.gauge(c.ready, flag(len(st.reasons()) == 0))
+	m.gauge(c.draining, flag(st.Draining))
+	m.gauge(c.started, float64(c.hub.About().Started.Unix()))
 	for kind, n := range countKinds(c.hub.Couriers()) {
-		gauge(c.couriers, float64(n), string(kind))
+		m.gauge(c.couriers, float64(n), string(kind))
 	}
-	gauge(c.pools, float64(st.Pools))
-	gauge(c.sockets, float64(st.Sockets))
-	gauge(c.waiting, float64(st.Waiting))
-	gauge(c.requests, float64(st.Requests))
-	gauge(c.circuits, float64(st.Circuits))
-	gauge(c.tunnels, float64(st.Tunnels))
-	c.collectRegistry(metrics, st.Registry)
-	c.collectAdmission(metrics, c.admission.Stats())
+	m.gauge(c.pools, float64(st.Pools))
+	m.gauge(c.sockets, float64(st.Sockets))
+	m.gauge(c.waiting, float64(st.Waiting))
+	m.gauge(c.requests, float64(st.Requests))
+	m.gauge(c.tunnels, float64(st.Tunnels))
+	c.collectPort(m, st.Port)
+	c.collectCircuits(m, st.Circuits)
+	c.collectRegistry(m, st.Registry)
+	c.collectAdmission(m, c.admission.Stats())
 	for name, expires := range firstExpiry(st.Certificates) {
-		gauge(c.certificate, float64(expires.Unix()), name)
+		m.gauge(c.certificate, float64(max(expires.Unix(), 0)), name)
 	}
 }
 
-func (c *collector) collectRegistry(metrics chan<- prometheus.Metric, st registry.Status) {
-	metric := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64) {
-		metrics <- prometheus.MustNewConstMetric(desc, kind, value)
-	}
-	metric(c.records, prometheus.GaugeValue, float64(st.Records))
-	metric(c.retired, prometheus.GaugeValue, float64(st.Retired))
-	metric(c.writes, prometheus.CounterValue, float64(st.Writes))
-	metric(c.failures, prometheus.CounterValue, float64(st.Failures))
-	metric(c.writable, prometheus.GaugeValue, flag(st.Err == nil))
+func (c *collector) collectPort(m sink, st port.Stats) {
+	m.gauge(c.unproved, float64(st.Unproved))
+	m.count(c.accepted, float64(st.Accepted))
+	m.count(c.turnedAway, float64(st.Denied), "denied")
+	m.count(c.turnedAway, float64(st.Crowded), "crowded")
+	m.count(c.turnedAway, float64(st.Malformed), "malformed")
+	m.count(c.turnedAway, float64(st.MadeRoom), "made_room")
+}
+
+func (c *collector) collectCircuits(m sink, st circuits.Stats) {
+	m.gauge(c.circuits, float64(st.Pending), "pending")
+	m.gauge(c.circuits, float64(st.Open), "open")
+	m.count(c.circuitEvents, float64(st.Offered), "offered")
+	m.count(c.circuitEvents, float64(st.Joined), "joined")
+	m.count(c.circuitEvents, float64(st.InKernel), "in_kernel")
+	m.count(c.circuitEvents, float64(st.Failed), "failed")
+	m.count(c.circuitEvents, float64(st.Limited), "limited")
+	m.count(c.circuitEvents, float64(st.BadTokens), "bad_token")
+	m.count(c.circuitEvents, float64(st.BadPreambles), "bad_preamble")
+	m.count(c.circuitBytes, float64(st.Bytes))
+}
+
+func (c *collector) collectRegistry(m sink, st registry.Status) {
+	m.gauge(c.records, float64(st.Records))
+	m.gauge(c.retired, float64(st.Retired))
+	m.count(c.writes, float64(st.Writes))
+	m.count(c.failures, float64(st.Failures))
+	m.gauge(c.writable, flag(st.Err == nil))
 	if st.Free >= 0 {
-		metric(c.freeDisk, prometheus.GaugeValue, float64(st.Free))
+		m.gauge(c.freeDisk, float64(st.Free))
 	}
 }
 
-func (c *collector) collectAdmission(metrics chan<- prometheus.Metric, st admission.Stats) {
-	metric := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
-		metrics <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
-	}
-	metric(c.rules, prometheus.GaugeValue, float64(st.Rules))
-	metric(c.invites, prometheus.GaugeValue, float64(st.Invites))
-	metric(c.members, prometheus.GaugeValue, float64(st.Members))
-	metric(c.evicted, prometheus.CounterValue, float64(st.Evicted))
+func (c *collector) collectAdmission(m sink, st admission.Stats) {
+	m.gauge(c.rules, float64(st.Rules))
+	m.gauge(c.invites, float64(st.Invites))
+	m.gauge(c.members, float64(st.Members))
+	m.count(c.evicted, float64(st.Evicted))
 	for kind, n := range st.Limited {
-		metric(c.limited, prometheus.CounterValue, float64(n), kind.String())
+		m.count(c.limited, float64(n), kind.String())
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/secretstack/secretstack/hub/circuits"
+	"github.com/secretstack/secretstack/hub/port"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
@@ -58,20 +60,21 @@ type Status struct {
 
 	Registry     registry.Status
 	Certificates []Certificate
+	Port         port.Stats
+	Circuits     circuits.Stats
 
 	Pools    int // couriers with a port for raw tunnel sockets
 	Sockets  int // raw tunnel sockets, of all pools
 	Waiting  int // visitors that wait for a courier's connection
 	Requests int // HTTP exchanges under way
-	Circuits int // circuits with both ends joined
 	Tunnels  int // tunnels through the room
 }
 
 // Certificate is one that the hub shows to visitors.
 type Certificate struct {
-	Name    string // what it is for: a domain, or "*." and a domain
-	Expires time.Time
-	Problem string // why it could not be renewed, the last time that was tried; "": nothing is wrong
+	Name    string    // what it is for: a domain, or "*." and a domain
+	Expires time.Time // zero: there is none yet
+	Problem string    // why it could not be renewed, the last time that was tried; "": nothing is wrong
 }
 
 // Courier is one who is connected.

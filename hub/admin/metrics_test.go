@@ -11,6 +11,8 @@ import (
 
 	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/circuits"
+	"github.com/secretstack/secretstack/hub/port"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/vhost"
 )
@@ -34,8 +36,11 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 			Certificates: []admin.Certificate{
 				{Name: "hub.example.org", Expires: time.Unix(3000, 0)},
 				{Name: "hub.example.org", Expires: time.Unix(2000, 0)},
+				{Name: "*.hub.example.org"},
 			},
-			Pools: 3, Sockets: 5, Waiting: 4, Requests: 6, Circuits: 8, Tunnels: 1,
+			Pools: 3, Sockets: 5, Waiting: 4, Requests: 6, Tunnels: 1,
+			Port:     port.Stats{Unproved: 11, Accepted: 12, Denied: 13, Crowded: 14, Malformed: 15, MadeRoom: 16},
+			Circuits: circuits.Stats{Open: 8, Pending: 2, Offered: 20, Joined: 18, InKernel: 17, Failed: 1, BadTokens: 3, Bytes: 1000},
 		}
 		h.couriers = []admin.Courier{{Kind: admin.KindNative}, {Kind: admin.KindNative}, {Kind: admin.KindSecrez}}
 	})
@@ -48,7 +53,7 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 	o.Exchange(vhost.Exchange{Status: 204, Received: 1, Sent: 2, Duration: 20 * time.Millisecond})
 	o.Exchange(vhost.Exchange{Status: 101, Upgraded: true, Received: 3, Sent: 4, Duration: time.Hour})
 	o.Exchange(vhost.Exchange{})
-	o.Circuit(time.Second, 100)
+	o.CircuitEnded(time.Second)
 	o.Refused(admin.Refusal{Reason: admin.ReasonRate})
 
 	rule, err := admission.ParseRule("deny 192.0.2.0/24")
@@ -77,7 +82,7 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		`secretstack_hub_start_time_seconds 1000`,
 		`secretstack_hub_connections{protocol="websocket"} 1`,
 		`secretstack_hub_connections_total{protocol="websocket"} 2`,
-		`secretstack_hub_connections_total{protocol="circuit"} 0`,
+		`secretstack_hub_connections_total{protocol="http"} 0`,
 		`secretstack_hub_couriers{kind="native"} 2`,
 		`secretstack_hub_couriers{kind="secrez"} 1`,
 		`secretstack_hub_couriers{kind="room"} 0`,
@@ -85,7 +90,6 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		`secretstack_hub_sent_bytes_total{protocol="handshake"} 20`,
 		`secretstack_hub_received_bytes_total{protocol="http"} 4`,
 		`secretstack_hub_sent_bytes_total{protocol="http"} 6`,
-		`secretstack_hub_sent_bytes_total{protocol="circuit"} 100`,
 		`secretstack_hub_registrations_total{kind="secrez",result="accepted"} 1`,
 		`secretstack_hub_registrations_total{kind="native",result="failed"} 0`,
 		`secretstack_hub_http_exchanges_total{status="2xx"} 1`,
@@ -93,7 +97,19 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		`secretstack_hub_http_exchanges_total{status="left"} 1`,
 		`secretstack_hub_http_exchange_duration_seconds_bucket{le="0.025"} 2`,
 		`secretstack_hub_http_exchange_duration_seconds_count 2`,
-		`secretstack_hub_circuits_total 1`,
+		`secretstack_hub_unproved_connections 11`,
+		`secretstack_hub_accepted_connections_total 12`,
+		`secretstack_hub_turned_away_connections_total{reason="denied"} 13`,
+		`secretstack_hub_turned_away_connections_total{reason="crowded"} 14`,
+		`secretstack_hub_turned_away_connections_total{reason="malformed"} 15`,
+		`secretstack_hub_turned_away_connections_total{reason="made_room"} 16`,
+		`secretstack_hub_circuits{state="pending"} 2`,
+		`secretstack_hub_circuits_total{event="offered"} 20`,
+		`secretstack_hub_circuits_total{event="joined"} 18`,
+		`secretstack_hub_circuits_total{event="in_kernel"} 17`,
+		`secretstack_hub_circuits_total{event="failed"} 1`,
+		`secretstack_hub_circuits_total{event="bad_token"} 3`,
+		`secretstack_hub_circuit_bytes_total 1000`,
 		`secretstack_hub_circuit_duration_seconds_count 1`,
 		`secretstack_hub_refusals_total{reason="rate"} 1`,
 		`secretstack_hub_rules 1`,
@@ -106,7 +122,7 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		`secretstack_hub_pool_sockets 5`,
 		`secretstack_hub_http_waiting 4`,
 		`secretstack_hub_http_exchanges_active 6`,
-		`secretstack_hub_circuits 8`,
+		`secretstack_hub_circuits{state="open"} 8`,
 		`secretstack_hub_tunnels 1`,
 		`secretstack_hub_registry_records 7`,
 		`secretstack_hub_registry_retired 2`,
@@ -115,6 +131,7 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		`secretstack_hub_registry_writable 1`,
 		`secretstack_hub_registry_free_bytes 12345`,
 		`secretstack_hub_certificate_expiry_timestamp_seconds{name="hub.example.org"} 2000`,
+		`secretstack_hub_certificate_expiry_timestamp_seconds{name="*.hub.example.org"} 0`,
 	} {
 		if !slices.Contains(got, line) {
 			t.Errorf("no %s", line)

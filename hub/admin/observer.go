@@ -18,9 +18,7 @@ const (
 	ProtocolHandshake Protocol = "handshake" // the secret handshake, on a socket or inside TLS
 	ProtocolWebSocket Protocol = "websocket" // the secret handshake inside a WebSocket
 	ProtocolHTTP      Protocol = "http"      // visitors of couriers, and the hub's own pages and API
-	ProtocolCircuit   Protocol = "circuit"   // one end of a circuit
-	ProtocolTunnel    Protocol = "tunnel"    // a raw tunnel socket of a Secrez courier
-	ProtocolOther     Protocol = "other"     // ended before it was told
+	ProtocolOther     Protocol = "other"
 )
 
 // Result is how a registration ended.
@@ -73,7 +71,6 @@ type Observer struct {
 	registered  map[Kind]series[Result, prometheus.Counter]
 	exchanges   series[string, prometheus.Counter]
 	duration    prometheus.Histogram
-	circuits    prometheus.Counter
 	circuitTime prometheus.Histogram
 	refusals    series[Reason, prometheus.Counter]
 
@@ -90,8 +87,7 @@ func (o *Observer) Opened(p Protocol) {
 // Closed says that a connection that was Opened has ended.
 func (o *Observer) Closed(p Protocol) { o.open.of(p).Dec() }
 
-// Carried counts bytes that the hub has received and sent on connections of a protocol. Exchange and Circuit count theirs
-// themselves.
+// Carried counts bytes that the hub has received and sent on connections of a protocol. Exchange counts those of HTTP.
 func (o *Observer) Carried(p Protocol, received, sent int64) {
 	o.received.of(p).Add(float64(max(received, 0)))
 	o.sent.of(p).Add(float64(max(sent, 0)))
@@ -119,12 +115,8 @@ func (o *Observer) Exchange(x vhost.Exchange) {
 	o.duration.Observe(x.Duration.Seconds())
 }
 
-// Circuit counts a circuit that has ended, with the bytes that went through it in both directions.
-func (o *Observer) Circuit(lasted time.Duration, carried int64) {
-	o.circuits.Inc()
-	o.circuitTime.Observe(lasted.Seconds())
-	o.Carried(ProtocolCircuit, carried, carried)
-}
+// CircuitEnded says how long a circuit lasted, from when its ends were joined.
+func (o *Observer) CircuitEnded(lasted time.Duration) { o.circuitTime.Observe(lasted.Seconds()) }
 
 // Refused counts a refusal and remembers it for a while. A zero time means now.
 func (o *Observer) Refused(r Refusal) {

@@ -157,7 +157,7 @@ func (h *Handler) showCouriers(w http.ResponseWriter, r *http.Request, err error
 	now, online := h.cfg.Hub.Status(), h.cfg.Hub.Couriers()
 	q := r.URL.Query()
 	v := couriersView{
-		Online: len(online), Records: now.Registry.Records, Circuits: now.Circuits, Requests: now.Requests,
+		Online: len(online), Records: now.Registry.Records, Circuits: now.Circuits.Open, Requests: now.Requests,
 		Search: search{q.Get("q"), Kind(q.Get("kind")), q.Get("order")},
 		Kinds:  kinds, Orders: orders,
 	}

@@ -28,7 +28,7 @@ func seriesOf[L ~string, M prometheus.Metric](with func(values ...string) M, lab
 }
 
 var (
-	protocols = []Protocol{ProtocolHandshake, ProtocolWebSocket, ProtocolHTTP, ProtocolCircuit, ProtocolTunnel, ProtocolOther}
+	protocols = []Protocol{ProtocolHandshake, ProtocolWebSocket, ProtocolHTTP, ProtocolOther}
 	results   = []Result{ResultAccepted, ResultRefused, ResultFailed}
 	reasons   = []Reason{ReasonDenied, ReasonInvite, ReasonRate, ReasonFull, ReasonSlow, ReasonMalformed, ReasonUnproved,
 		ReasonUnavailable, ReasonOther}
@@ -60,7 +60,6 @@ func NewObserver() *Observer {
 		exchangeLabels)
 	o.duration = o.histogram("http_exchange_duration_seconds", "From the request's header to the end of the response.",
 		[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300})
-	o.circuits = o.counters("circuits_total", "Circuits that have ended.")()
 	o.circuitTime = o.histogram("circuit_duration_seconds", "How long circuits lasted.", []float64{.1, 1, 10, 60, 600, 3600, 86400})
 	o.refusals = seriesOf(o.counters("refusals_total", "Refusals, by reason.", "reason"), reasons)
 	return o
