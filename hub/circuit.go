@@ -29,7 +29,7 @@ func (h *Hub) openCircuits(ctx context.Context) error {
 		Limits: h.cfg.Limits.Circuits, Proved: h.proved, Logger: h.log,
 		Ended: func(c circuits.Circuit) {
 			if !c.Joined.IsZero() {
-				h.observer.Circuit(c.Ended.Sub(c.Joined), int64(c.FromVisitor+c.FromTarget))
+				h.observer.CircuitEnded(c.Ended.Sub(c.Joined))
 			}
 		},
 	})

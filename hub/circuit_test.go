@@ -58,13 +58,13 @@ func TestPeersAreJoinedByCircuits(t *testing.T) {
 	bob := peer(t, "bob", hubclient.Plugin(hubclient.Config{}))
 	p := connect(t, bob, circuitTo(t, h.address(), alice))
 	greet(t, p)
-	if n := h.Status().Circuits; n != 1 {
+	if n := h.Status().Circuits.Open; n != 1 {
 		t.Errorf("there are %d circuits", n)
 	}
 	if err := p.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "the circuit is over", func() bool { return h.Status().Circuits == 0 })
+	eventually(t, "the circuit is over", func() bool { return h.Status().Circuits.Open == 0 })
 }
 
 // TestCircuitsGoOverWebSocketsToo: of a hub that is mounted in another server.
@@ -82,7 +82,7 @@ func TestCircuitsGoOverWebSocketsToo(t *testing.T) {
 	(&courier{client, alice}).online(t)
 	bob := peer(t, "bob", hubclient.Plugin(hubclient.Config{}))
 	greet(t, connect(t, bob, circuitTo(t, address, alice)))
-	if n := h.Status().Circuits; n != 1 {
+	if n := h.Status().Circuits.Open; n != 1 {
 		t.Errorf("there are %d circuits", n)
 	}
 }
@@ -94,7 +94,7 @@ func TestWhoServesNoCircuitsIsReachedThroughTheRoom(t *testing.T) {
 	bob := peer(t, "bob", hubclient.Plugin(hubclient.Config{}))
 	eventually(t, "alice is in the room", func() bool { return len(h.Couriers()) == 1 })
 	greet(t, connect(t, bob, circuitTo(t, h.address(), alice)))
-	if s := h.Status(); s.Circuits != 0 || s.Tunnels != 1 {
+	if s := h.Status(); s.Circuits.Open != 0 || s.Tunnels != 1 {
 		t.Errorf("%+v", s)
 	}
 }
@@ -169,7 +169,7 @@ func TestCircuitsOfTheUnwelcomeAreCut(t *testing.T) {
 				t.Fatal(err)
 			}
 			<-p.Done()
-			eventually(t, "the circuit is over", func() bool { return h.Status().Circuits == 0 })
+			eventually(t, "the circuit is over", func() bool { return h.Status().Circuits.Open == 0 })
 		})
 	}
 }

@@ -41,6 +41,7 @@ type session struct {
 	addr  netip.Addr // the zero value for one without
 	since time.Time
 	gated bool // counted by admission's gate
+	told  told
 
 	// Guarded by directory.mu.
 	published bool

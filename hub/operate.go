@@ -47,7 +47,13 @@ func (h *Hub) About() admin.About {
 func (h *Hub) Status() admin.Status {
 	status := admin.Status{
 		Draining: h.isDraining(), Registry: h.registry.Status(), Pools: h.pools.Len(), Requests: h.vhost.Active(),
-		Circuits: h.circuits.Stats().Open, Tunnels: h.room.Tunnels(),
+		Circuits: h.circuits.Stats(), Tunnels: h.room.Tunnels(),
+	}
+	if p := h.port.Load(); p != nil {
+		status.Port = p.Stats()
+	}
+	for _, s := range h.directory.all() {
+		h.tellTraffic(s)
 	}
 	for _, g := range h.guests.list() {
 		if p := h.pools.Pool(g.id); p != nil {
@@ -80,7 +86,10 @@ func (h *Hub) Couriers() []admin.Courier {
 		all = append(all, c)
 	}
 	for _, g := range h.guests.list() {
-		all = append(all, admin.Courier{Key: g.key, ID: g.id, Kind: admin.KindSecrez, Addr: g.addr, Since: g.since})
+		all = append(all, admin.Courier{
+			Key: g.key, ID: g.id, Kind: admin.KindSecrez, Addr: g.addr, Since: g.since,
+			Received: g.traffic.received.Load(), Sent: g.traffic.sent.Load(),
+		})
 	}
 	return all
 }

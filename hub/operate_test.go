@@ -5,10 +5,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/secretstack/secretstack/hub"
+	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/plugins/hubclient"
 )
 
@@ -47,5 +49,62 @@ func TestTheOperatorIsServedWithTheTokenOfTheDataFolder(t *testing.T) {
 	}
 	if none := `secretstack_hub_registrations_total{kind="native",result="accepted"} 0`; strings.Contains(metrics, none) {
 		t.Errorf("the metrics have %s", none)
+	}
+}
+
+// samples gives the metrics of a hub by what stands before their values.
+func samples(t *testing.T, operator *http.Server) map[string]float64 {
+	t.Helper()
+	answer := httptest.NewRecorder()
+	operator.Handler.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+	all := map[string]float64{}
+	for line := range strings.Lines(answer.Body.String()) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if v, err := strconv.ParseFloat(value, 64); err == nil {
+			all[strings.TrimPrefix(name, "secretstack_hub_")] = v
+		}
+	}
+	return all
+}
+
+func TestTrafficIsCountedWhileItFlows(t *testing.T) {
+	r := start(t, hub.Config{})
+	operator, err := r.Operator()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newCourier(t, "alice", r, hubclient.Config{Handler: says("native")})
+	c.online(t)
+	_, g := register(t, r, "bob", nil)
+	serveSocket(t, g, says("guest"))
+	_, body := get(t, r.visitor(), g.URL)
+	contains(t, body, "guest")
+
+	before := samples(t, operator)
+	for _, name := range []string{
+		`received_bytes_total{protocol="handshake"}`, `sent_bytes_total{protocol="handshake"}`, `sent_bytes_total{protocol="http"}`,
+		`connections_total{protocol="http"}`, `accepted_connections_total`, `registrations_total{kind="secrez",result="accepted"}`,
+	} {
+		if before[name] <= 0 {
+			t.Errorf("%s is %v", name, before[name])
+		}
+	}
+	for _, courier := range r.Couriers() {
+		if courier.Received <= 0 || courier.Kind == admin.KindNative && courier.Sent <= 0 {
+			t.Errorf("%s, %s: received %d, sent %d", courier.ID, courier.Kind, courier.Received, courier.Sent)
+		}
+	}
+	after := samples(t, operator)
+	if name := `sent_bytes_total{protocol="http"}`; after[name] != before[name] {
+		t.Errorf("%s grows from %v to %v by itself", name, before[name], after[name])
+	}
+	if err := c.app.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the connection is counted out", func() bool {
+		return samples(t, operator)[`connections{protocol="handshake"}`] == 0
+	})
+	if name := `received_bytes_total{protocol="handshake"}`; samples(t, operator)[name] < before[name] {
+		t.Errorf("%s went down", name)
 	}
 }

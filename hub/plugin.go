@@ -80,9 +80,8 @@ func (h *Hub) disconnected(p *secretstack.Peer) {
 	if s.gated {
 		h.admission.Gate().Leave(s.addr)
 	}
-	protocol, stats := protocolOf(p), p.Stats()
-	h.observer.Carried(protocol, int64(stats.BytesRead), int64(stats.BytesWritten))
-	h.observer.Closed(protocol)
+	h.tellTraffic(s)
+	h.observer.Closed(protocolOf(p))
 	if streams != nil {
 		_ = h.background(func() { _ = streams.Close() })
 	}

@@ -31,6 +31,8 @@ type guest struct {
 	key   keys.PublicKey
 	addr  netip.Addr
 	since time.Time
+
+	traffic *traffic
 }
 
 func (g *guests) enter(one guest) {
@@ -40,6 +42,13 @@ func (g *guests) enter(one guest) {
 		g.all = map[secrez.ID]guest{}
 	}
 	g.all[one.id] = one
+}
+
+// traffic gives the counters of a courier, or nil if there is none with the id.
+func (g *guests) traffic(id secrez.ID) *traffic {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.all[id].traffic
 }
 
 func (g *guests) leave(id secrez.ID) {
@@ -103,11 +112,12 @@ func (h *Hub) guestRegistered(rec registry.Record, previous secrez.ID, addr neti
 	if previous != rec.ID {
 		h.guests.leave(previous)
 	}
-	h.guests.enter(guest{rec.ID, rec.Key, addr, time.Now()})
+	one := guest{rec.ID, rec.Key, addr, time.Now(), &traffic{}}
+	h.guests.enter(one)
 	if h.pools.Pool(rec.ID) == nil { // it has ended already
 		h.guests.leave(rec.ID)
 	}
-	h.recheckGuest(guest{rec.ID, rec.Key, addr, time.Time{}}) // the rules may have changed meanwhile
+	h.recheckGuest(one) // the rules may have changed meanwhile
 }
 
 // recheckGuest ends the pool of a courier that is not welcome any more.

@@ -33,6 +33,7 @@ func (h *Hub) Serve(ctx context.Context, more ...net.Listener) error {
 	}, listeners[0], listeners[1:]...)
 	h.port.Store(p)
 	server := p.Server(h)
+	h.observeConns(server)
 	h.mu.Lock()
 	h.server = server
 	h.mu.Unlock()

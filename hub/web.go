@@ -44,7 +44,7 @@ func (h *Hub) openWeb(context.Context) (err error) {
 		DialTimeout: l.DialTimeout, SendTimeout: l.SendTimeout, ExpectTimeout: l.ExpectTimeout,
 		ResponseTimeout: l.ResponseTimeout, BodyTimeout: l.BodyTimeout, VisitorTimeout: l.VisitorTimeout,
 		UpgradeTimeout: l.UpgradeTimeout, MinRate: l.MinRate,
-		Logger: h.log, Observe: h.observer.Exchange,
+		Logger: h.log, Observe: h.observeExchange,
 	})
 	return err
 }
