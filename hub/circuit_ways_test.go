@@ -207,7 +207,7 @@ func TestTheOperatorSeesCircuits(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if n := h.Status().Circuits; n != 1 {
+	if n := h.Status().Circuits.Open; n != 1 {
 		t.Errorf("the status tells of %d circuits", n)
 	}
 	talk(t, conn)
