@@ -13,6 +13,7 @@ import (
 
 	"github.com/secretstack/secretstack/hub/admission"
 	"github.com/secretstack/secretstack/hub/circuits"
+	"github.com/secretstack/secretstack/hub/mailbox"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/vhost"
 	"github.com/secretstack/secretstack/keys"
@@ -96,6 +97,8 @@ type Limits struct {
 	Admission admission.Limits
 	// Registry bounds what is stored, and the waits for the disk.
 	Registry registry.Limits
+	// Mailboxes bounds what waits for couriers, and for how long.
+	Mailboxes mailbox.Limits
 	// Session bounds each connection with a proven key.
 	Session muxrpc.Limits
 	// Circuits bounds the circuits.

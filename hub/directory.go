@@ -45,6 +45,7 @@ type session struct {
 
 	// Guarded by directory.mu.
 	published bool
+	toldMail  bool // that something is in its mailbox, and it has not looked yet
 	serves    []string
 	streams   *vhost.Streams // for HTTP; nil: nobody has asked for any
 	left      bool

@@ -8,6 +8,7 @@ import (
 	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/admission"
 	"github.com/secretstack/secretstack/hub/circuits"
+	"github.com/secretstack/secretstack/hub/mailbox"
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/keys"
@@ -56,7 +57,7 @@ func (h *Hub) told(err error) error {
 			return refusal(known.code, known.text)
 		}
 	}
-	h.log.Warn("hub: a registration could not be served", "err", err)
+	h.log.Warn("hub: a request could not be served", "err", err)
 	return (&native.Error{Code: native.Unavailable, Text: "the hub cannot do that now", RetryAfter: retrySoon}).ForPeer()
 }
 
@@ -98,6 +99,13 @@ func reasonOf(err error) admin.Reason {
 		{registry.ErrUnavailable, admin.ReasonUnavailable},
 		{admission.ErrUnavailable, admin.ReasonUnavailable},
 		{errDraining, admin.ReasonUnavailable},
+		{mailbox.ErrNotAllowed, admin.ReasonDenied},
+		{mailbox.ErrMailboxFull, admin.ReasonFull},
+		{mailbox.ErrSenderFull, admin.ReasonFull},
+		{mailbox.ErrHubFull, admin.ReasonFull},
+		{mailbox.ErrSize, admin.ReasonMalformed},
+		{mailbox.ErrList, admin.ReasonMalformed},
+		{mailbox.ErrUnavailable, admin.ReasonUnavailable},
 	} {
 		if errors.Is(err, known.err) {
 			return known.reason

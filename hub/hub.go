@@ -17,6 +17,7 @@ import (
 	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/admission"
 	"github.com/secretstack/secretstack/hub/circuits"
+	"github.com/secretstack/secretstack/hub/mailbox"
 	"github.com/secretstack/secretstack/hub/port"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/secrezapi"
@@ -38,6 +39,7 @@ type Hub struct {
 
 	registry    *registry.Registry
 	admission   *admission.Admission
+	mailboxes   *mailbox.Mailboxes
 	pools       *vhost.Pools
 	guests      guests
 	secrez      *secrezapi.Handler
@@ -52,6 +54,9 @@ type Hub struct {
 	observer    *admin.Observer
 	app         *secretstack.App
 	room        *room.Room
+
+	mailReaders turns // calls of hub.mailbox
+	mailKeepers turns // calls of hub.acknowledge
 
 	live      atomic.Pointer[Config] // what Reload changes
 	reloading sync.Mutex             // one Reload at a time
@@ -89,7 +94,7 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 	h.live.Store(&cfg)
 	h.life, h.end = context.WithCancel(context.Background())
 	for _, open := range []func(context.Context) error{
-		h.openDir, h.openListeners, h.openRegistry, h.openAdmission, h.openPools, h.openSecrez, h.openCircuits, h.openWeb,
+		h.openDir, h.openListeners, h.openRegistry, h.openAdmission, h.openMailboxes, h.openPools, h.openSecrez, h.openCircuits, h.openWeb,
 		h.openApp,
 	} {
 		if err := open(ctx); err != nil {

@@ -22,7 +22,7 @@ func (h *Hub) plugin() secretstack.Plugin {
 	return secretstack.NewPlugin(secretstack.Info{
 		Name:        "hub",
 		Needs:       []string{"roomTunnel"},
-		Permissions: secretstack.Anonymous("publish", "reset", "whois", "connect", "status"),
+		Permissions: secretstack.Anonymous(append(mailMethodNames(), "publish", "reset", "whois", "connect", "status")...),
 	}, func(_ context.Context, s *secretstack.Setup) error {
 		s.OnConnect(h.connected)
 		s.OnDisconnect(h.disconnected)
@@ -34,6 +34,7 @@ func (h *Hub) plugin() secretstack.Plugin {
 			muxrpc.HandleAsync(s, "whois", asking(h.whois)),
 			muxrpc.HandleAsync(s, "connect", asking(h.connect)),
 			muxrpc.HandleAsync(s, "status", h.status),
+			h.mailMethods(s),
 		)
 	})
 }

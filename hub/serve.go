@@ -182,6 +182,9 @@ func (h *Hub) close(ctx context.Context) error {
 		_ = h.pools.Close()
 	}
 	h.jobs.Wait()
+	if h.mailboxes != nil {
+		errs = append(errs, h.mailboxes.Close())
+	}
 	if h.admission != nil {
 		errs = append(errs, h.admission.Close())
 	}

@@ -112,7 +112,8 @@ func (e *dialError) Unwrap() []error { return e.errs }
 // through asks one hub for a circuit, and comes to its end of it.
 func (cs *circuits) through(ctx context.Context, r route, mayTunnel bool) (net.Conn, error) {
 	failed := func(err error) (net.Conn, error) { return nil, &HubError{r.key, err} }
-	p, answer, err := cs.ask(ctx, r)
+	request := native.ConnectRequest{Key: r.peer}
+	p, answer, err := ask[native.Connected](ctx, cs.c, r.key, r.hubAddress(), native.MethodConnect, request)
 	switch code := native.CodeOf(err); {
 	case mayTunnel && (code == native.NoCircuits || isDenied(err)):
 		return cs.tunnel(ctx, p, r)
@@ -130,24 +131,6 @@ func (cs *circuits) through(ctx context.Context, r route, mayTunnel bool) (net.C
 		return failed(err)
 	}
 	return conn, nil
-}
-
-// ask asks the hub of a route for a circuit, over the connection that there is or, when that turns out to be dead, over a
-// new one.
-func (cs *circuits) ask(ctx context.Context, r route) (*secretstack.Peer, native.Connected, error) {
-	request := native.ConnectRequest{Key: r.peer}
-	if p := cs.connection(r.key); p != nil {
-		answer, err := call[native.Connected](ctx, min(oldTimeout, cs.c.cfg.AnswerTimeout), p, native.MethodConnect, request)
-		if _, said := errors.AsType[*muxrpc.RemoteError](err); err == nil || said || native.CodeOf(err) != "" || ctx.Err() != nil {
-			return p, answer, err
-		}
-	}
-	p, err := cs.c.app.Connect(ctx, r.hubAddress())
-	if err != nil {
-		return nil, native.Connected{}, err
-	}
-	answer, err := call[native.Connected](ctx, cs.c.cfg.AnswerTimeout, p, native.MethodConnect, request)
-	return p, answer, err
 }
 
 // oldTimeout is how long a hub may take to answer on a connection that was there before: it may be dead without a sign.
@@ -170,14 +153,14 @@ func (cs *circuits) askWhere(ctx context.Context, p *secretstack.Peer, peer keys
 	}
 }
 
-// connection returns the connection to a hub that there is, or nil.
-func (cs *circuits) connection(hub keys.PublicKey) *secretstack.Peer {
-	if h, err := cs.c.hub(hub); err == nil {
+// connectionTo returns the connection to a hub that there is, or nil.
+func (c *Client) connectionTo(hub keys.PublicKey) *secretstack.Peer {
+	if h, err := c.hub(hub); err == nil {
 		if p := h.connection(); p != nil {
 			return p
 		}
 	}
-	for _, p := range cs.c.app.PeersOf(hub) {
+	for _, p := range c.app.PeersOf(hub) {
 		if p.IsClient() && isDirect(p) {
 			return p
 		}

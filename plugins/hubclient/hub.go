@@ -31,6 +31,7 @@ type hub struct {
 	receipt *claim.Receipt    // the latest; nil: none
 	stored  bool              // it is on the disk
 	peer    *secretstack.Peer // the connection by which the app is reached; nil: it is not
+	bell    chan struct{}     // closed, and replaced, when there is reason to look into the mailbox
 	moved   string            // where the hub has said that it is; empty: where the configuration says
 }
 
@@ -44,7 +45,7 @@ type session struct {
 }
 
 func newHub(c *Client, key keys.PublicKey, cfg Hub) *hub {
-	h := &hub{c: c, key: key, address: cfg.Address, invite: cfg.Invite}
+	h := &hub{c: c, key: key, address: cfg.Address, invite: cfg.Invite, bell: make(chan struct{})}
 	h.status = Status{Hub: key, Address: redacted(cfg.Address), Since: time.Now()}
 	k, err := c.store.load(key, c.app.ID())
 	if err != nil {
@@ -119,6 +120,8 @@ func (h *hub) use(ctx context.Context, p *secretstack.Peer) error {
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
 	h.c.setup.Go(func(context.Context) { h.watch(watch, p) })
+	h.c.setup.Go(func(context.Context) { h.keepAllowed(watch, p) })
+	h.ring()
 	for {
 		select {
 		case <-p.Done():
@@ -134,6 +137,8 @@ func (h *hub) use(ctx context.Context, p *secretstack.Peer) error {
 				h.setAside(p)
 				h.update(func(s *Status) { s.Err = ErrReplaced })
 				return &stay.Again{After: replacedPause * h.c.cfg.RetryMax}
+			case native.NoticeMail:
+				h.ring()
 			default:
 				h.c.log.Warn("hubclient: the hub says something", "hub", h.key.Short(), "text", n.Text)
 			}

@@ -133,7 +133,9 @@ type Client struct {
 
 	mu       sync.Mutex // guards what follows, and what the hubs say it guards
 	sessions map[*secretstack.Peer]*session
-	changed  chan struct{} // closed, and replaced, when the status of a hub changes
+	changed  chan struct{}        // closed, and replaced, when the status of a hub changes
+	allowed  *native.AllowRequest // who may leave mail; nil: nothing is said about that
+	allowing chan struct{}        // closed, and replaced, when that changes
 }
 
 func start(s *secretstack.Setup, cfg Config) error {
@@ -149,7 +151,7 @@ func start(s *secretstack.Setup, cfg Config) error {
 	}
 	c := &Client{
 		app: s.App(), setup: s, log: s.Logger(), cfg: cfg, store: store{dir}, self: s.Identity(),
-		sessions: map[*secretstack.Peer]*session{}, changed: make(chan struct{}),
+		sessions: map[*secretstack.Peer]*session{}, changed: make(chan struct{}), allowing: make(chan struct{}),
 	}
 	if err := c.mount(s); err != nil {
 		return err

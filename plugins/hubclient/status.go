@@ -5,6 +5,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
 )
@@ -21,6 +22,8 @@ type Status struct {
 	URL string
 	// Sequence counts the ids that the app has had there.
 	Sequence uint64
+	// Mailbox is how the app's mailbox there was when the hub was last told who may leave mail. See [Client.AllowMail].
+	Mailbox native.MailboxStatus
 	// Online says that the app can be reached through the hub, and Since from when on that has been, or has not been, so.
 	Online bool
 	Since  time.Time
