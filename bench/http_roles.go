@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	gonet "net"
 	"net/http"
 	"net/http/httputil"
@@ -15,7 +14,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/plugins/hubclient"
 	"github.com/secretstack/secretstack/secrez"
@@ -132,42 +130,33 @@ func servePlainProxy(ctx context.Context, args []string) error {
 
 // serveCourier publishes an app with a handler at the hub whose address is in its argument, and says its host.
 func serveCourier(ctx context.Context, args []string) error {
-	stack := secretstack.New(secretstack.Options{})
-	err := stack.Use(hubclient.Plugin(hubclient.Config{
+	app, client, err := startEnd(ctx, hubclient.Config{
 		Hubs: []hubclient.Hub{{Address: args[0]}}, Handler: http.HandlerFunc(answerBody),
-	}))
-	if err != nil {
-		return err
-	}
-	identity, err := keys.Generate()
-	if err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp("", "bench-courier-")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	app, err := stack.Start(ctx, secretstack.Config{
-		Identity: identity, Dir: dir, Host: "127.0.0.1", Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err
 	}
-	client, _ := secretstack.Find[*hubclient.Client](app)
+	if err := online(ctx, client); err != nil {
+		return errors.Join(err, app.Close(ctx))
+	}
+	u, err := url.Parse(client.Hubs()[0].URL)
+	if err != nil {
+		return err
+	}
+	fmt.Println(u.Host)
+	return errors.Join(untilTold(), app.Close(ctx))
+}
+
+// online waits until a courier can be reached.
+func online(ctx context.Context, client *hubclient.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
 	for all := range client.Watch(ctx) {
 		if all[0].Online {
-			u, err := url.Parse(all[0].URL)
-			if err != nil {
-				return err
-			}
-			fmt.Println(u.Host)
-			return errors.Join(untilTold(), app.Close(ctx))
+			return nil
 		}
 	}
-	return errors.Join(fmt.Errorf("the courier did not come online: %w", client.Hubs()[0].Err), app.Close(ctx))
+	return fmt.Errorf("the courier did not come online: %w", client.Hubs()[0].Err)
 }
 
 // serveTunnel registers a new account at the hub in its argument and does what Secrez's tunnel client does. It says its

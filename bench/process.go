@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +16,9 @@ import (
 
 // residentOf reads Linux's figure of the memory that is a process's own and not the kernel's or a file's, in bytes.
 func residentOf(process string) (int, error) {
+	if runtime.GOOS != "linux" {
+		return 0, fmt.Errorf("the memory of a process: %w", errors.ErrUnsupported)
+	}
 	status, err := os.ReadFile(filepath.Join("/proc", process, "status"))
 	if err != nil {
 		return 0, err

@@ -17,7 +17,13 @@ import (
 type relay interface {
 	// open makes a pair: what is written to a comes out of b.
 	open(ctx context.Context) (a io.WriteCloser, b io.ReadCloser, err error)
+	process
+}
+
+// process is a program of its own.
+type process interface {
 	pid() int
+	memory() (int, error)
 	Close() error
 }
 

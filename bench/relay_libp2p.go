@@ -32,50 +32,56 @@ import (
 
 const roleLibp2pRelay = "libp2p-relay"
 
-// newLibp2pHost is a host with TCP, noise and yamux, all as libp2p sets them up, that listens on a port of its own.
-func newLibp2pHost() (host.Host, transport.Upgrader, error) {
+// libp2pHost is a host, and what it secures its connections with.
+type libp2pHost struct {
+	host.Host
+	upgrader transport.Upgrader
+}
+
+// newLibp2pHost is a host with TCP, noise and yamux, all as libp2p sets them up.
+func newLibp2pHost() (*libp2pHost, error) {
 	private, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	id, err := libp2ppeer.IDFromPrivateKey(private)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	peers, err := pstoremem.NewPeerstore()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := peers.AddPrivKey(id, private); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	bus := eventbus.NewBus()
 	net, err := swarm.NewSwarm(id, peers, bus)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: yamux.DefaultTransport}}
 	security, err := noise.New(noise.ID, private, muxers)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	up, err := upgrader.New([]sec.SecureTransport{security}, muxers, nil, nil, nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	overTCP, err := tcp.NewTCPTransport(up, nil, nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := net.AddTransport(overTCP); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return blankhost.NewBlankHost(net, blankhost.WithEventBus(bus)), up, nil
+	return &libp2pHost{blankhost.NewBlankHost(net, blankhost.WithEventBus(bus)), up}, nil
 }
 
 // serveLibp2pRelay serves circuits without limits.
 func serveLibp2pRelay(context.Context, []string) error {
-	h, _, err := newLibp2pHost()
+	h, err := newLibp2pHost()
 	if err != nil {
 		return err
 	}
@@ -110,7 +116,7 @@ type libp2pRelay struct {
 	next  int
 }
 
-type libp2pEnds struct{ visitor, target host.Host }
+type libp2pEnds struct{ visitor, target *libp2pHost }
 
 // libp2pPairs is how many connections there are to the relay on either side, over which circuits are spread.
 const libp2pPairs = 16
@@ -128,6 +134,21 @@ func startLibp2pRelay(ctx context.Context) (relay, error) {
 }
 
 func (r *libp2pRelay) connect(ctx context.Context) error {
+	if err := r.find(); err != nil {
+		return err
+	}
+	for range libp2pPairs {
+		ends, err := r.newEnds(ctx, func(*libp2pHost) error { return nil })
+		if err != nil {
+			return err
+		}
+		ends.target.SetStreamHandler(proto.ProtoIDv2Stop, r.stop)
+	}
+	return nil
+}
+
+// find learns where the relay is.
+func (r *libp2pRelay) find() error {
 	said, err := r.line()
 	if err != nil {
 		return err
@@ -141,24 +162,22 @@ func (r *libp2pRelay) connect(ctx context.Context) error {
 		return err
 	}
 	r.info = *info
-	for range libp2pPairs {
-		var ends libp2pEnds
-		var errVisitor, errTarget error
-		ends.visitor, _, errVisitor = newLibp2pHost()
-		ends.target, _, errTarget = newLibp2pHost()
-		if err := errors.Join(errVisitor, errTarget); err != nil {
-			return err
+	return nil
+}
+
+// newEnds makes two hosts that are connected to the relay, which is willing to lead to the second.
+func (r *libp2pRelay) newEnds(ctx context.Context, prepare func(h *libp2pHost) error) (ends libp2pEnds, err error) {
+	for _, h := range []**libp2pHost{&ends.visitor, &ends.target} {
+		if *h, err = newLibp2pHost(); err != nil {
+			return ends, err
 		}
-		r.pairs = append(r.pairs, ends)
-		ends.target.SetStreamHandler(proto.ProtoIDv2Stop, r.stop)
-		if err := errors.Join(ends.visitor.Connect(ctx, r.info), ends.target.Connect(ctx, r.info)); err != nil {
-			return err
-		}
-		if _, err := client.Reserve(ctx, ends.target, r.info); err != nil {
-			return err
+		if err := errors.Join(prepare(*h), (*h).Connect(ctx, r.info)); err != nil {
+			return ends, err
 		}
 	}
-	return nil
+	r.pairs = append(r.pairs, ends)
+	_, err = client.Reserve(ctx, ends.target, r.info)
+	return ends, err
 }
 
 const libp2pMessage = 4096

@@ -14,12 +14,6 @@ import (
 // rolePlainRelay is a proxy for TCP.
 const rolePlainRelay = "plain-relay"
 
-// process is a program of its own.
-type process interface {
-	pid() int
-	Close() error
-}
-
 // tcpRelay is a program that accepts connections and dials an address for each.
 type tcpRelay struct {
 	process
