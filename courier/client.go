@@ -52,6 +52,10 @@ func Dial(ctx context.Context, dir string) (*Client, error) {
 	return &Client{app, peer}, nil
 }
 
+// Session is the connection itself, for the methods of the plugins that the courier has besides its own: the owner may call
+// all of them.
+func (c *Client) Session() *muxrpc.Session { return c.peer.Session }
+
 // Close ends the connection.
 func (c *Client) Close() error {
 	c.peer.Abort(nil)

@@ -166,10 +166,13 @@ func (c *Courier) connections() *multiserver.Config {
 	in["unix"] = append(in["unix"], multiserver.Incoming{
 		Scope: multiserver.Scopes{multiserver.Device}, Transform: "noauth", Options: jsonOptions("path", filepath.Join(c.cfg.Dir, controlName)),
 	})
+	in["circuit"] = []multiserver.Incoming{{Scope: multiserver.Scopes{multiserver.Public}, Transform: "shs"}}
 	withKey := []multiserver.Outgoing{{Transform: "shs"}}
 	return &multiserver.Config{
 		Incoming: in,
-		Outgoing: map[string][]multiserver.Outgoing{"net": withKey, "ws": withKey, "onion": withKey, "tunnel": withKey},
+		Outgoing: map[string][]multiserver.Outgoing{
+			"net": withKey, "ws": withKey, "onion": withKey, "tunnel": withKey, "circuit": withKey,
+		},
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
+	"github.com/secretstack/secretstack/plugins/hubclient"
 	"github.com/secretstack/secretstack/shs"
 )
 
@@ -202,6 +203,9 @@ func methodNames(manifest muxrpc.Manifest) []string {
 func explainDial(err error) error {
 	var usage *usageError
 	var remote *muxrpc.RemoteError
+	if _, atHub := errors.AsType[*hubclient.HubError](err); atHub {
+		return explainCircuit(err, "the peer")
+	}
 	switch {
 	case errors.As(err, &usage):
 		return err

@@ -16,12 +16,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/courier"
 	"github.com/secretstack/secretstack/courier/store"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/plugins/hubclient"
+	"github.com/secretstack/secretstack/plugins/share"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -92,6 +94,7 @@ func runCourier(cmd *cobra.Command, g *globals, f courierFlags) error {
 	}
 	cfg := courier.Config{
 		Identity: base.Identity, AppKey: base.AppKey, Dir: g.courierDir(), Name: options.Name, Logger: base.Logger,
+		Plugins: secretstack.Plugins{share.Plugin(share.Config{})},
 	}
 	cfg.Secrez = courier.SecrezConfig{Hub: options.SecrezHub, Port: options.SecrezPort, Owner: options.Owner}
 	if cfg.Former, err = g.formerIdentities(ctx); err != nil {

@@ -10,6 +10,8 @@ import (
 	"github.com/secretstack/secretstack/multiserver/onion"
 	"github.com/secretstack/secretstack/multiserver/unix"
 	"github.com/secretstack/secretstack/multiserver/ws"
+	"github.com/secretstack/secretstack/plugins/hubclient"
+	"github.com/secretstack/secretstack/plugins/share"
 	"github.com/secretstack/secretstack/plugins/tunnel"
 )
 
@@ -17,7 +19,7 @@ import (
 func dialAll() map[string][]multiserver.Outgoing {
 	withKey := []multiserver.Outgoing{{Transform: "shs"}}
 	return map[string][]multiserver.Outgoing{
-		"net": withKey, "ws": withKey, "onion": withKey, "tunnel": withKey,
+		"net": withKey, "ws": withKey, "onion": withKey, "tunnel": withKey, "circuit": withKey,
 		"unix": {{Transform: "shs"}, {Transform: "noauth"}},
 	}
 }
@@ -51,10 +53,15 @@ func startCaller(ctx context.Context, g *globals) (*secretstack.App, error) {
 	}
 	cfg.Connections = &multiserver.Config{Outgoing: dialAll()}
 	stack := secretstack.New(secretstack.Options{})
-	if err := stack.Use(transports(), tunnel.Plugin(tunnel.Config{})); err != nil {
+	if err := stack.Use(transports(), reaching(hubclient.Config{})); err != nil {
 		return nil, err
 	}
 	return stack.Start(ctx, cfg)
+}
+
+// reaching are the plugins by which peers are reached through others.
+func reaching(at hubclient.Config) secretstack.Plugins {
+	return secretstack.Plugins{tunnel.Plugin(tunnel.Config{}), hubclient.Plugin(at), share.Plugin(share.Config{})}
 }
 
 // config is what all our apps have in common.

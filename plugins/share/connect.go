@@ -63,6 +63,8 @@ type Forward struct {
 	Address string
 	// Service is what to connect to there. Empty: the only service that the peer shares with us.
 	Service string
+	// Timeout is how long connecting may take. Zero: as long as the context lives.
+	Timeout time.Duration
 	// Watch is told of every connection, and must not block. Nil: nobody is.
 	Watch func(e Event)
 	// Meter counts what passes. Nil: nothing does.
@@ -83,10 +85,10 @@ func (s *Shares) Join(ctx context.Context, local net.Conn, f Forward) error {
 }
 
 func (s *Shares) join(ctx context.Context, local net.Conn, f Forward, number uint64) error {
-	peer, err := s.Connect(ctx, f.Address, f.Service)
+	peer, err := s.connectWithin(ctx, f)
 	if err != nil {
 		reset(local)
-		f.tell(Event{Type: Failed, Conn: number, Error: err.Error()})
+		f.tell(Event{Type: Failed, Conn: number, Error: err.Error(), Err: err})
 		return err
 	}
 	f.tell(Event{Type: Opened, Peer: peer.Remote(), Conn: number})
@@ -94,14 +96,23 @@ func (s *Shares) join(ctx context.Context, local net.Conn, f Forward, number uin
 	if f.Meter != nil {
 		own = append(own, f.Meter)
 	}
-	err = pump(ctx, local, peer, own...)
+	err = Pump(ctx, local, peer, own...)
 	e := Event{Type: Closed, Peer: peer.Remote(), Conn: number}
 	e.Sent, e.Received = own[0].Read()
 	if err != nil {
-		e.Error = err.Error()
+		e.Error, e.Err = err.Error(), err
 	}
 	f.tell(e)
 	return err
+}
+
+func (s *Shares) connectWithin(ctx context.Context, f Forward) (*multiserver.Conn, error) {
+	if f.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, f.Timeout)
+		defer cancel()
+	}
+	return s.Connect(ctx, f.Address, f.Service)
 }
 
 // Forward connects everybody who connects to a listener to a service, until ctx ends, and returns its cause. It owns the

@@ -15,10 +15,11 @@ const pieceSize = 64 << 10
 
 var pieces = sync.Pool{New: func() any { return new([pieceSize]byte) }}
 
-// pump moves bytes between a local connection and a peer until both directions have ended, and closes both. The end of a
+// Pump moves bytes between a local connection and a peer until both directions have ended, and closes both. The end of a
 // direction is passed on as such. When something fails, or ctx ends, the local side is reset, so that nobody there takes
-// what has arrived for all there is, and the peer gets no goodbye.
-func pump(ctx context.Context, local net.Conn, peer *multiserver.Conn, meters ...*Meter) (err error) {
+// what has arrived for all there is, and the peer gets no goodbye. Of the local connection it uses Read, Write, Close and,
+// where there is one, CloseWrite.
+func Pump(ctx context.Context, local net.Conn, peer *multiserver.Conn, meters ...*Meter) (err error) {
 	var once sync.Once
 	fail := func(reason error) {
 		once.Do(func() {

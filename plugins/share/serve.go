@@ -98,7 +98,7 @@ func (s *Shares) connect(ctx context.Context, sv *service, conn *multiserver.Con
 	_ = conn.SetDeadline(time.Time{})
 	sv.tell(Event{Type: Opened, Peer: conn.Remote(), Conn: number})
 	var own Meter
-	err = pump(ctx, local, conn, &own, sv.meter)
+	err = Pump(ctx, local, conn, &own, sv.meter)
 	closed := Event{Type: Closed, Peer: conn.Remote(), Conn: number}
 	closed.Sent, closed.Received = own.Read()
 	if err != nil {

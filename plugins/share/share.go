@@ -102,8 +102,9 @@ type Event struct {
 	// Sent and Received are bytes to the peer and from it, when the connection is closed.
 	Sent     uint64 `json:"sent,omitempty"`
 	Received uint64 `json:"received,omitempty"`
-	// Error says what went wrong, if anything did.
+	// Error says what went wrong, if anything did. Err is the same for programs; it does not travel.
 	Error string `json:"error,omitempty"`
+	Err   error  `json:"-"`
 }
 
 // TCP connects to a service at host:port.
