@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/cert"
 	"github.com/secretstack/secretstack/hub/circuits"
 	"github.com/secretstack/secretstack/hub/mailbox"
 	"github.com/secretstack/secretstack/hub/registry"
@@ -49,8 +50,11 @@ type Config struct {
 	Secure bool
 	// PublicPort is the port in URLs. Zero: the port that the hub listens on; with Secure and without TLS, the usual one.
 	PublicPort uint16
-	// TLS ends TLS on the hub's port, beside what comes in the clear. Nil: TLS is refused.
+	// TLS ends TLS on the hub's port, beside what comes in the clear. Nil: that of Certificates, without which TLS is refused.
 	TLS *tls.Config
+	// Certificates are told about in the hub's status, and loaded again by Reload. The caller closes them after the hub. Nil:
+	// there are none to tell about.
+	Certificates Certificates
 
 	// TrustedProxies are the networks of the proxies in front of the hub whose PROXY headers, X-Forwarded-For and
 	// X-Forwarded-Proto are believed. RequireProxyHeader refuses their connections that do not begin with a PROXY header: it must
@@ -89,6 +93,13 @@ type Config struct {
 
 	// Logger gets what operators should know; never a message, a token or a payload. Nil: slog.Default().
 	Logger *slog.Logger
+}
+
+// Certificates are what package hub/cert provides: certificates from files, or automatic ones.
+type Certificates interface {
+	TLSConfig() *tls.Config
+	Status() []cert.Status
+	Reload() error
 }
 
 // Limits bound what anybody can cost. The zero value of each field means its default.
@@ -159,6 +170,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.TLS == nil && c.Certificates != nil {
+		c.TLS = c.Certificates.TLSConfig()
 	}
 	if c.Mode == "" {
 		c.Mode = admission.ModeOpen

@@ -64,14 +64,14 @@ func (h *Hub) controlStatus(context.Context, muxrpc.None) (ControlStatus, error)
 	return status, nil
 }
 
-// controlBackup sends an archive of the registry. Its end without an error is the end of the archive.
+// controlBackup sends a backup. Its end without an error is the end of the archive.
 func (h *Hub) controlBackup(ctx context.Context, _ muxrpc.None) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		r, w := io.Pipe()
 		defer func() { _ = r.Close() }()
 		defer context.AfterFunc(ctx, func() { _ = r.Close() })()
 		ran := h.background(func() {
-			_, err := h.registry.Backup(ctx, w)
+			_, err := h.Backup(ctx, w)
 			_ = w.CloseWithError(err)
 		})
 		if !ran {

@@ -113,7 +113,7 @@ func (h *Hub) openDir(context.Context) error {
 	if !h.identity.IsZero() {
 		return nil
 	}
-	id, err := keys.LoadOrCreate(filepath.Join(h.cfg.Dir, "secret"), keys.FileOptions{})
+	id, err := keys.LoadOrCreate(filepath.Join(h.cfg.Dir, secretFile), keys.FileOptions{})
 	if err != nil {
 		return fmt.Errorf("hub: %w", err)
 	}
@@ -140,7 +140,7 @@ func (h *Hub) openListeners(ctx context.Context) error {
 
 func (h *Hub) openRegistry(ctx context.Context) (err error) {
 	h.registry, err = registry.Open(ctx, registry.Config{
-		Dir: filepath.Join(h.cfg.Dir, "registry"), Identity: h.identity, Logger: h.log, Limits: h.cfg.Limits.Registry,
+		Dir: filepath.Join(h.cfg.Dir, registryDir), Identity: h.identity, Logger: h.log, Limits: h.cfg.Limits.Registry,
 	})
 	return err
 }

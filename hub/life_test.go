@@ -282,8 +282,8 @@ func TestTheOwnerOfTheFolderGetsABackupOfARunningHub(t *testing.T) {
 		}
 		_ = w.Close()
 	}()
-	restored := t.TempDir()
-	archive, err := registry.Restore(t.Context(), r, filepath.Join(restored, "registry"))
+	restored := filepath.Join(t.TempDir(), "restored")
+	archive, err := hub.Restore(t.Context(), r, restored)
 	if err != nil || archive.Records != 1 || !archive.Hub.Equal(h.About().Key) {
 		t.Fatalf("%+v, %v", archive, err)
 	}

@@ -6,10 +6,11 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"strings"
+	"time"
 
 	"github.com/secretstack/secretstack/hub/admin"
+	"github.com/secretstack/secretstack/hub/cert"
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
@@ -65,20 +66,44 @@ func (h *Hub) Status() admin.Status {
 	for _, s := range h.directory.published() {
 		status.Waiting += s.webStats().Waiting
 	}
+	if h.cfg.Certificates != nil {
+		status.Certificates, status.Problems = certificates(h.cfg.Certificates.Status(), time.Now())
+	}
 	return status
+}
+
+// certificates tells how certificates are doing, and which of them keep visitors away.
+func certificates(all []cert.Status, now time.Time) (list []admin.Certificate, problems []string) {
+	for _, c := range all {
+		one := admin.Certificate{Name: strings.Join(c.Names, ", "), Expires: c.NotAfter}
+		if c.Err != nil {
+			one.Problem = c.Err.Error()
+		}
+		list = append(list, one)
+		switch {
+		case c.NotAfter.IsZero():
+			problems = append(problems, "There is no certificate for "+one.Name+".")
+		case c.NotAfter.Before(now):
+			problems = append(problems, "The certificate for "+one.Name+" has expired.")
+		}
+	}
+	return list, problems
 }
 
 // Couriers lists who is connected.
 func (h *Hub) Couriers() []admin.Courier {
 	var all []admin.Courier
-	attendants := h.room.Attendants()
+	attendants := map[string]bool{}
+	for _, ref := range h.room.Attendants() {
+		attendants[ref] = true
+	}
 	for _, s := range h.directory.all() {
 		c := admin.Courier{Key: s.peer.Key(), Kind: admin.KindRoom, Addr: s.addr, Since: s.since}
 		rec, known := h.registry.LookupKey(c.Key)
 		switch {
 		case s.isPublished() && known:
 			c.Kind, c.ID = admin.KindNative, rec.ID
-		case !slices.Contains(attendants, c.Key.Ref()):
+		case !attendants[c.Key.Ref()]:
 			continue // a visitor
 		}
 		stats := s.peer.Stats()
@@ -117,7 +142,7 @@ func (h *Hub) InviteLink(code string) string {
 // Operator returns what the operator of the hub is served, for a listener of its own: metrics, health, an API and a page.
 // It asks for the token in the file "admin-token" in the data folder, which is made when missing.
 func (h *Hub) Operator() (*http.Server, error) {
-	token, err := admin.LoadToken(filepath.Join(h.cfg.Dir, "admin-token"))
+	token, err := admin.LoadToken(filepath.Join(h.cfg.Dir, tokenFile))
 	if err != nil {
 		return nil, err
 	}

@@ -6,9 +6,12 @@ import (
 )
 
 // Reload takes over what can change while the hub runs: Mode, Rules, Limits.Admission, DrainTo and DrainPause. They hold
-// when it returns, for connections that are there as well. It returns the names of other fields that differ from those that the hub
-// was opened with: they count when it is opened again. After an error nothing has changed; it is [ErrConfig], or says what is
-// wrong with the rules or limits. A mode that the operator has changed meanwhile stays, unless Mode is another one than before.
+// when it returns, for connections that are there as well. The certificates that the hub has are loaded again; if they
+// cannot be, the log says so, and the old ones stay. Reload returns the names of other fields that differ from those that
+// the hub was opened with: they count when it is opened again.
+//
+// After an error nothing has changed; it is [ErrConfig], or says what is wrong with the rules or limits. A mode that the
+// operator has changed meanwhile stays, unless Mode is another one than before.
 func (h *Hub) Reload(cfg Config) (unchanged []string, err error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -26,6 +29,11 @@ func (h *Hub) Reload(cfg Config) (unchanged []string, err error) {
 	}
 	if cfg.Mode != before.Mode {
 		_ = h.admission.SetMode(cfg.Mode) // checked above
+	}
+	if h.cfg.Certificates != nil {
+		if err := h.cfg.Certificates.Reload(); err != nil {
+			h.log.Error("hub: the certificates stay as they were", "err", err)
+		}
 	}
 	h.live.Store(&cfg)
 	unchanged = h.cfg.differs(cfg)

@@ -35,7 +35,13 @@ func (h *Hub) openPools(context.Context) error {
 // circuits, and the v1 API.
 func (h *Hub) openWeb(context.Context) (err error) {
 	l := h.cfg.Limits
-	h.ws = ws.New(ws.Options{Mounted: true, Logger: h.log, Handler: h.circuitWS})
+	var below http.Handler = h.circuitWS
+	if checked, ok := h.cfg.Certificates.(interface {
+		HTTPHandler(http.Handler) http.Handler
+	}); ok {
+		below = checked.HTTPHandler(below) // an authority may check the domain by HTTP
+	}
+	h.ws = ws.New(ws.Options{Mounted: true, Logger: h.log, Handler: below})
 	h.vhost, err = vhost.NewHandler(vhost.Config{
 		Domain: h.cfg.Domain, Directory: (*couriers)(h), IDFrom: h.idFrom(), Next: http.HandlerFunc(h.own),
 		TrustedProxies: h.cfg.TrustedProxies,
