@@ -33,6 +33,7 @@ type ControlStatus struct {
 	Peers     int            `json:"peers"`   // connections with a proven key
 	Requests  int            `json:"requests"`
 	Tunnels   int            `json:"tunnels"`
+	Circuits  int            `json:"circuits"`
 	// Problem is why nothing can be registered now. Empty: it can.
 	Problem string `json:"problem,omitempty"`
 }
@@ -46,6 +47,12 @@ func (h *Hub) control() secretstack.Plugin {
 			return errors.Join(
 				muxrpc.HandleAsync(s, "status", h.controlStatus),
 				muxrpc.HandleSource(s, "backup", h.controlBackup),
+				muxrpc.HandleAsync(s, "invite", owners(h.controlInvite)),
+				muxrpc.HandleAsync(s, "invites", h.controlInvites),
+				muxrpc.HandleAsync(s, "revoke", owners(h.controlRevoke)),
+				muxrpc.HandleAsync(s, "rules", h.controlRules),
+				muxrpc.HandleAsync(s, "setRule", owners(h.controlSetRule)),
+				muxrpc.HandleAsync(s, "removeRule", owners(h.controlRemoveRule)),
 			)
 		}),
 	}
@@ -57,6 +64,7 @@ func (h *Hub) controlStatus(context.Context, muxrpc.None) (ControlStatus, error)
 		Key: about.Key, Version: about.Version, Domain: about.Domain, Addresses: h.Addresses(), Mode: h.admission.Mode(),
 		Started: about.Started, Draining: now.Draining, Records: now.Registry.Records, Native: len(h.directory.published()),
 		Secrez: now.Pools, Peers: len(h.directory.all()), Requests: now.Requests, Tunnels: now.Tunnels,
+		Circuits: now.Circuits,
 	}
 	if now.Registry.Err != nil {
 		status.Problem = now.Registry.Err.Error()
@@ -92,6 +100,52 @@ func (h *Hub) controlBackup(ctx context.Context, _ muxrpc.None) iter.Seq2[[]byte
 			}
 		}
 	}
+}
+
+// owners tells the owner of the folder whatever went wrong.
+func owners[A, R any](f func(ctx context.Context, arg A) (R, error)) func(context.Context, A) (R, error) {
+	return func(ctx context.Context, arg A) (R, error) {
+		r, err := f(ctx, arg)
+		if err != nil {
+			err = muxrpc.Errorf("%w", err)
+		}
+		return r, err
+	}
+}
+
+// ControlInvite is what "hubControl.invite" answers to the terms of an invitation.
+type ControlInvite struct {
+	Code   string           `json:"code"`
+	Link   string           `json:"link"`
+	Invite admission.Invite `json:"invite"`
+}
+
+func (h *Hub) controlInvite(ctx context.Context, terms admission.Invite) (ControlInvite, error) {
+	code, invite, err := h.admission.CreateInvite(ctx, terms)
+	if err != nil {
+		return ControlInvite{}, err
+	}
+	return ControlInvite{Code: code, Link: h.InviteLink(code), Invite: invite}, nil
+}
+
+func (h *Hub) controlInvites(context.Context, muxrpc.None) ([]admission.Invite, error) {
+	return h.admission.Invites(), nil
+}
+
+func (h *Hub) controlRevoke(ctx context.Context, id string) (muxrpc.None, error) {
+	return muxrpc.None{}, h.admission.RevokeInvite(ctx, id)
+}
+
+func (h *Hub) controlRules(context.Context, muxrpc.None) ([]admission.Rule, error) {
+	return h.admission.Rules(), nil
+}
+
+func (h *Hub) controlSetRule(ctx context.Context, rule admission.Rule) (muxrpc.None, error) {
+	return muxrpc.None{}, h.admission.SetRule(ctx, rule)
+}
+
+func (h *Hub) controlRemoveRule(ctx context.Context, s admission.Subject) (muxrpc.None, error) {
+	return muxrpc.None{}, h.admission.RemoveRule(ctx, s)
 }
 
 // path is the option "path" of a transport.

@@ -129,6 +129,9 @@ func (h *Hub) openListeners(ctx context.Context) error {
 			return fmt.Errorf("hub: %w", err)
 		}
 		h.listeners = append(h.listeners, ln)
+		if err := h.intake.advertise(ctx, ln, h.cfg.Domain); err != nil {
+			return err
+		}
 	}
 	var first net.Addr
 	if len(h.listeners) > 0 {

@@ -21,9 +21,10 @@ func (h *Hub) Serve(ctx context.Context, more ...net.Listener) error {
 	if err != nil {
 		return err
 	}
-	var at []net.Addr
-	for _, ln := range listeners {
-		at = append(at, ln.Addr())
+	for _, ln := range more {
+		if err := h.intake.advertise(ctx, ln, h.cfg.Domain); err != nil {
+			return err
+		}
 	}
 	l := h.cfg.Limits
 	p := port.Open(port.Options{
@@ -40,9 +41,9 @@ func (h *Hub) Serve(ctx context.Context, more ...net.Listener) error {
 
 	accepting, stop := context.WithCancel(ctx)
 	defer stop()
-	failed := make(chan error, 2)
+	failed := make(chan error, 1)
 	var loops sync.WaitGroup
-	loops.Go(func() { failed <- h.intake.serve(accepting, p, at, h.cfg.Domain) })
+	loops.Go(func() { h.intake.serve(accepting, p) })
 	loops.Go(func() { failed <- server.Serve(p.HTTP()) })
 	loops.Go(func() { h.serveCircuits(p.Circuits()) })
 	select {

@@ -24,7 +24,7 @@ type intake struct {
 	conns                 chan net.Conn
 
 	mu    sync.Mutex
-	ports []multiserver.Listener // for the addresses they have
+	ports []multiserver.Listener // for the addresses they have; nothing is accepted from them
 }
 
 func newIntake() *intake {
@@ -36,20 +36,24 @@ func (t *intake) Listen(context.Context, multiserver.Incoming) (multiserver.List
 	return &intakeListener{intake: t, done: make(chan struct{})}, nil
 }
 
-// serve hands over the connections of a port, which listens at some addresses, until it is closed.
-func (t *intake) serve(ctx context.Context, p *port.Port, at []net.Addr, domain string) error {
-	for _, addr := range at {
-		ln, err := netms.New(netms.Options{Listener: p.Secret()}).Listen(ctx, incoming(addr, domain))
-		if err != nil {
-			return err
-		}
-		t.add(ln)
-		defer t.remove(ln)
+// advertise makes the address of a listener one of the app's.
+func (t *intake) advertise(ctx context.Context, at net.Listener, domain string) error {
+	ln, err := netms.New(netms.Options{Listener: at}).Listen(ctx, incoming(at.Addr(), domain))
+	if err != nil {
+		return err
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ports = append(t.ports, ln)
+	return nil
+}
+
+// serve hands over the connections of a port until it is closed.
+func (t *intake) serve(ctx context.Context, p *port.Port) {
 	for {
 		c, err := p.Secret().Accept()
 		if err != nil {
-			return nil // closed: it has no other errors
+			return // closed: it has no other errors
 		}
 		select {
 		case t.conns <- c:
@@ -57,18 +61,6 @@ func (t *intake) serve(ctx context.Context, p *port.Port, at []net.Addr, domain 
 			_ = c.Close()
 		}
 	}
-}
-
-func (t *intake) add(ln multiserver.Listener) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.ports = append(t.ports, ln)
-}
-
-func (t *intake) remove(ln multiserver.Listener) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.ports = slices.DeleteFunc(t.ports, func(other multiserver.Listener) bool { return other == ln })
 }
 
 // incoming is the entry that advertises an address.

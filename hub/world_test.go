@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,8 +76,16 @@ func (r *running) serve() {
 	r.t.Helper()
 	go func() { r.done <- r.Serve(context.Background()) }()
 	r.t.Cleanup(r.end)
-	eventually(r.t, "the hub is served", func() bool {
-		return slices.ContainsFunc(r.Addresses(), func(a string) bool { return strings.HasPrefix(a, "net:") })
+	eventually(r.t, "the hub is served", func() bool { // until then, a connection waits
+		c, err := net.Dial("tcp", r.addr)
+		if err != nil {
+			return false
+		}
+		defer func() { _ = c.Close() }()
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_, _ = c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+		n, _ := c.Read(make([]byte, 1))
+		return n == 1
 	})
 }
 

@@ -5,143 +5,368 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/hub"
+	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/cert"
+	"github.com/secretstack/secretstack/hub/registry"
+	"github.com/secretstack/secretstack/internal/sdnotify"
 	"github.com/secretstack/secretstack/multiserver"
-	"github.com/secretstack/secretstack/plugins/room"
 )
 
-const defaultHubPort = 8433
-
-type hubFlags struct {
-	address string
-	port    uint16
-	domain  string
-	name    string
-}
-
 func newHub(g *globals) *cobra.Command {
-	var f hubFlags
+	given := defaultHubSettings()
+	config := ""
 	cmd := &cobra.Command{
 		Use:   "hub",
 		Short: "run a hub, through which peers reach each other",
-		Long: `hub runs a meeting point: peers connect to it and announce themselves, and others reach them through it, wherever
-they are. What they say to each other is encrypted from end to end: the hub sees who talks to whom and how much, nothing
-else. TCP and WebSocket share one port. Identity and data are kept in the folder "hub" below --root.`,
-		Example: "  secretstack hub\n  secretstack hub --domain hub.example.org --port 443",
-		Args:    argsBetween(0, 0, "no arguments"),
+		Long: `hub runs a meeting point: peers connect to it, get an id for ever, and others reach them through it, wherever they are.
+What they say to each other is encrypted from end to end: the hub sees who talks to whom and how much, nothing else.
+Couriers that serve HTTP are at ID.DOMAIN. The secret handshake, HTTP, WebSocket, circuits and TLS share one port.
+
+Identity and data are kept in the folder "hub" below --root. A configuration file is TOML and has the names of the flags:
+
+  domain = "hub.example.org"
+  admission = "invite"
+  rule = ["deny 192.0.2.0/24 # a bad neighbourhood"]
+  [limits]
+  max-peers = 100000
+  [limits.admission.address]
+  registration = "5/s burst 200"
+
+Flags go over the file. On SIGHUP the hub reads it again: admission, rules and their limits, drain-to, and certificates change
+at once. On SIGTERM and Ctrl-C it drains: couriers are told, and what runs may finish.`,
+		Example: `  secretstack hub
+  secretstack hub --domain hub.example.org --port 443 --tls --email you@example.org
+  secretstack hub --config /etc/secretstack/hub.toml`,
+		Args: argsBetween(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runHub(cmd.Context(), g, f)
+			return runHub(cmd.Context(), g, config, cmd.Flags())
 		},
 	}
-	flags := cmd.Flags()
-	flags.Uint16VarP(&f.port, "port", "p", defaultHubPort, "port to listen on (0: a free one)")
-	flags.StringVarP(&f.address, "address", "a", "", "address to listen on (default: all)")
-	flags.StringVarP(&f.domain, "domain", "d", "", "name by which the internet reaches this hub")
-	flags.StringVar(&f.name, "name", "", "name that the hub gives itself (default: its domain)")
-	cmd.AddCommand(newHubHealth(g))
+	given.flags(cmd.Flags())
+	cmd.Flags().StringVar(&config, "config", "", "configuration file, in TOML")
+	cmd.AddCommand(newHubHealth(g), newHubStatus(g), newHubBackup(g), newHubRestore(g), newHubInvite(g), newHubRule(g))
 	return cmd
 }
 
-func runHub(ctx context.Context, g *globals, f hubFlags) error {
-	if err := checkDomain(f.domain); err != nil {
+// hubDir is the data folder of the hub.
+func (g *globals) hubDir() string { return filepath.Join(g.root, "hub") }
+
+// daemon is a hub that is run by a command.
+type daemon struct {
+	g        *globals
+	file     string
+	given    *pflag.FlagSet
+	settings hubSettings
+	config   hub.Config
+	log      *slog.Logger
+	hub      *hub.Hub
+}
+
+func runHub(ctx context.Context, g *globals, file string, given *pflag.FlagSet) (err error) {
+	d := &daemon{g: g, file: file, given: given}
+	if d.settings, err = readHubSettings(file, given); err != nil {
 		return err
 	}
-	cfg, err := g.config(ctx, filepath.Join(g.root, "hub"))
+	if d.config, err = d.settings.config(); err != nil {
+		return err
+	}
+	d.log = d.settings.logger(g)
+	base, err := g.config(ctx, g.hubDir())
 	if err != nil {
 		return err
 	}
-	ln, err := listen(ctx, f.address, f.port)
+	d.config.Dir, d.config.Identity, d.config.AppKey, d.config.Logger = base.Dir, base.Identity, base.AppKey, d.log
+	d.config.Control = controlWorks(base.Dir)
+	endCertificates, err := d.certificates(ctx)
 	if err != nil {
 		return err
 	}
-	cfg.Connections = hubConnections(f, ln)
-	if f.name == "" {
-		f.name = f.domain
+	defer endCertificates()
+	if d.hub, err = hub.New(ctx, d.config); err != nil {
+		return explainHub(err)
 	}
-	stack := secretstack.New(secretstack.Options{Bare: true})
-	if err := stack.Use(secretstack.SHSPlugin(), onePort(ln), room.Plugin(room.Config{Name: f.name})); err != nil {
-		return err
-	}
-	app, err := stack.Start(ctx, cfg)
+	return errors.Join(d.serve(ctx), d.hub.Close(context.WithoutCancel(ctx)))
+}
+
+// serve runs the hub until it is told to stop.
+func (d *daemon) serve(ctx context.Context) error {
+	served := make(chan error, 2)
+	go func() { served <- d.hub.Serve(context.WithoutCancel(ctx)) }()
+	endAdmin, err := d.serveAdmin(ctx, served)
 	if err != nil {
 		return err
 	}
-	if err := announceHub(g, app); err != nil {
-		return errors.Join(err, app.Close(context.WithoutCancel(ctx)))
+	defer endAdmin()
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	if err := d.announce(); err != nil {
+		return err
 	}
-	return waitAndClose(ctx, app)
+	d.tell(sdnotify.Ready)
+	for {
+		select {
+		case err := <-served:
+			return err
+		case <-hangups:
+			d.reload()
+		case <-ctx.Done():
+			d.tell(sdnotify.Stopping)
+			drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(d.settings.Drain))
+			defer cancel()
+			return d.hub.Drain(drain)
+		}
+	}
+}
+
+// tell tells systemd, if it has started the hub.
+func (d *daemon) tell(states ...string) {
+	if err := sdnotify.Send(states...); err != nil {
+		d.log.Warn("systemd cannot be told how the hub is", "err", err)
+	}
+}
+
+// reload reads the configuration again. What is wrong with it is logged, and changes nothing.
+func (d *daemon) reload() {
+	settings, err := readHubSettings(d.file, d.given)
+	var cfg hub.Config
+	if err == nil {
+		cfg, err = settings.config()
+	}
+	if err != nil {
+		d.log.Error("the configuration stays as it was", "err", plain(err))
+		return
+	}
+	cfg.Dir, cfg.AppKey, cfg.Control = d.config.Dir, d.config.AppKey, d.config.Control
+	cfg.Certificates = d.config.Certificates
+	unchanged, err := d.hub.Reload(cfg)
+	if err != nil {
+		d.log.Error("the configuration stays as it was", "err", plain(err))
+		return
+	}
+	if len(unchanged) > 0 {
+		d.log.Warn("some changes need a restart of the hub", "settings", unchanged)
+	}
+	d.settings.Drain = settings.Drain
+}
+
+// serveAdmin serves the operator, if he wants that.
+func (d *daemon) serveAdmin(ctx context.Context, failed chan<- error) (end func(), err error) {
+	if d.settings.Admin == "" {
+		return func() {}, nil
+	}
+	host, _, err := net.SplitHostPort(d.settings.Admin)
+	if err != nil {
+		return nil, usagef("--admin takes an address such as %s, not %q", defaultAdmin, d.settings.Admin)
+	}
+	server, err := d.hub.Operator()
+	if err != nil {
+		return nil, err
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", d.settings.Admin)
+	if err != nil {
+		return nil, fmt.Errorf("--admin: %w; choose another address", err)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		d.log.Warn("the admin listener speaks no TLS: whoever is on the way can read the token", "admin", d.settings.Admin)
+	}
+	d.settings.Admin = ln.Addr().String()
+	go func() {
+		if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("--admin: %w", err)
+		}
+	}()
+	return func() { _ = server.Close() }, nil
+}
+
+// certificates gives the hub its certificates, from files or from an authority.
+func (d *daemon) certificates(ctx context.Context) (end func(), err error) {
+	s := &d.settings
+	switch {
+	case s.TLS && (s.Cert != "" || s.Key != ""):
+		return nil, usagef("--tls gets certificates by itself: leave out --cert and --key")
+	case (s.Cert == "") != (s.Key == ""):
+		return nil, usagef("--cert and --key belong together")
+	case s.Cert != "":
+		for _, file := range []string{s.Cert, s.Key} {
+			if _, err := os.Stat(file); err != nil {
+				return nil, usagef("--cert and --key name files: %w", err)
+			}
+		}
+		files, err := cert.LoadFiles(cert.FilesOptions{Logger: d.log}, cert.Pair{Cert: s.Cert, Key: s.Key})
+		if err != nil {
+			return nil, usagef("--cert: %s", plain(err))
+		}
+		d.config.Certificates = files
+		return func() { _ = files.Close() }, nil
+	case s.TLS:
+		return d.automatic(ctx)
+	}
+	return func() {}, nil
+}
+
+func (d *daemon) automatic(ctx context.Context) (end func(), err error) {
+	s := &d.settings
+	if s.Domain == "" {
+		return nil, usagef("--tls needs to know for which --domain")
+	}
+	opts := cert.AutomaticOptions{
+		Domain: s.Domain, Folder: filepath.Join(d.config.Dir, "tls"), AgreeToTerms: true, Email: s.Email,
+		Directory: s.ACMEDirectory, KeyID: s.ACMEKeyID, MACKey: s.ACMEMACKey, Logger: d.log,
+	}
+	ends := []func() error{}
+	end = func() {
+		for _, f := range slices.Backward(ends) {
+			_ = f()
+		}
+	}
+	if len(s.DNS) > 0 {
+		responder, err := cert.NewResponder(cert.ResponderOptions{Domain: s.Domain, Logger: d.log})
+		if err != nil {
+			return nil, err
+		}
+		ends = append(ends, responder.Close)
+		for _, address := range s.DNS {
+			if err := responder.Listen(ctx, address); err != nil {
+				end()
+				return nil, fmt.Errorf("--dns: %w; give it an address of this machine, and port 53", err)
+			}
+		}
+		opts.Responder, opts.Wildcard = responder, true
+	}
+	opts.Challenges = d.challenges(opts.Responder != nil)
+	automatic, err := cert.StartAutomatic(opts)
+	if err != nil {
+		end()
+		return nil, err
+	}
+	ends = append(ends, automatic.Close)
+	d.config.Certificates = automatic
+	return end, nil
+}
+
+// challenges are the ways in which an authority can check the domain: what it can reach.
+func (d *daemon) challenges(dns bool) []cert.Challenge {
+	list := []cert.Challenge{cert.TLSALPN01}
+	for _, address := range d.config.Listen {
+		if _, port, _ := net.SplitHostPort(address); port == "80" {
+			list = append(list, cert.HTTP01)
+		}
+	}
+	if dns {
+		list = append(list, cert.DNS01)
+	}
+	return list
 }
 
 // checkDomain refuses what is no host name before it gets into the addresses of the hub.
 func checkDomain(domain string) error {
-	if strings.ContainsAny(domain, "/:;~!@ ") && net.ParseIP(domain) == nil {
+	if strings.ContainsAny(domain, "/:;~!@ ") || net.ParseIP(domain) != nil {
 		return usagef("--domain takes a host name such as hub.example.org, without a scheme, a port or a path, not %q", domain)
 	}
 	return nil
 }
 
-// listen opens the hub's port, and says what to do when that fails.
-func listen(ctx context.Context, address string, port uint16) (net.Listener, error) {
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", net.JoinHostPort(address, strconv.Itoa(int(port))))
+// explainHub says what to do about a hub that does not start.
+func explainHub(err error) error {
 	switch {
+	case errors.Is(err, hub.ErrConfig):
+		return &usageError{err}
+	case errors.Is(err, registry.ErrLocked):
+		return fmt.Errorf("%w; a hub is running with this --root already: stop it, or choose another", err)
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%w; is a hub running already? choose another port with --port", err)
-	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("%w; ports below 1024 need special rights; choose another port with --port", err)
-	case err != nil:
-		return nil, fmt.Errorf("%w; choose an address of this machine with --address", err)
+		return fmt.Errorf("%w; is a hub running already? choose another port with --port", err)
+	case errors.Is(err, syscall.EACCES) && strings.Contains(err.Error(), "listen"):
+		return fmt.Errorf("%w; ports below 1024 need special rights; choose another port with --port", err)
+	case strings.Contains(err.Error(), "hub: listen"):
+		return fmt.Errorf("%w; choose an address of this machine with --address", err)
 	}
-	return ln, nil
+	return err
 }
 
-func hubConnections(f hubFlags, ln net.Listener) *multiserver.Config {
-	in := multiserver.Incoming{
-		Scope:     multiserver.Scopes{multiserver.Device, multiserver.Local, multiserver.Public},
-		Transform: "shs",
-		Host:      f.address,
-		Port:      uint16(ln.Addr().(*net.TCPAddr).Port),
-	}
-	if f.domain != "" {
-		in.External = multiserver.Hosts{f.domain}
-	}
-	return &multiserver.Config{Incoming: map[string][]multiserver.Incoming{"net": {in}, "ws": {in}}}
-}
-
-// announceHub prints where the hub is and what to type next.
-func announceHub(g *globals, app *secretstack.App) error {
-	addresses := bestAddresses(app)
-	if g.json {
-		return json.NewEncoder(g.out).Encode(map[string]any{"id": app.ID().Ref(), "addresses": addresses})
-	}
-	fmt.Fprintf(g.out, "secretstack hub %s\n\n  key      %s\n", version, app.ID())
-	for i, address := range addresses {
-		label := "address"
-		if i > 0 {
-			label = ""
-		}
-		fmt.Fprintf(g.out, "  %-7s  %s\n", label, address)
+// announce prints where the hub is, who may use it, and what to type next.
+func (d *daemon) announce() error {
+	addresses := d.hub.Addresses()
+	if d.g.json {
+		return json.NewEncoder(d.g.out).Encode(map[string]any{
+			"id": d.hub.About().Key.Ref(), "addresses": addresses, "domain": d.config.Domain,
+			"admission": d.hub.Admission().Mode(), "admin": d.settings.Admin, "dir": d.config.Dir,
+		})
 	}
 	if len(addresses) == 0 {
 		return errors.New("the hub has no address; choose one of this machine with --address")
 	}
-	fmt.Fprintf(g.out, `
+	var b strings.Builder
+	line := func(label, text string) { fmt.Fprintf(&b, "  %-9s  %s\n", label, text) }
+	fmt.Fprintf(&b, "secretstack hub %s\n\n", version)
+	line("key", d.hub.About().Key.String())
+	line("address", strings.Join(addresses, "\n             "))
+	line("couriers", d.couriersAt())
+	line("admission", admissionWords(d.hub.Admission().Mode()))
+	if d.settings.Admin != "" {
+		line("admin", "http://"+d.settings.Admin+"  (token: "+filepath.Join(d.config.Dir, "admin-token")+")")
+	}
+	line("data", d.config.Dir)
+	fmt.Fprintf(&b, `
 To be reached through this hub, run on the machine that should be reachable:
 
   secretstack serve --hub '%s'
 
 It prints the address for the others. Ctrl-C stops the hub.
 `, addresses[0])
-	return nil
+	_, err := fmt.Fprint(d.g.out, b.String())
+	return err
+}
+
+// couriersAt says where the HTTP of couriers is.
+func (d *daemon) couriersAt() string {
+	switch {
+	case d.config.Domain == "":
+		_, port, _ := net.SplitHostPort(d.hub.Addrs()[0].String())
+		return "http://ID.localhost:" + port + ", from this machine; name a --domain for others"
+	case d.config.Secure || d.config.Certificates != nil:
+		return "https://ID." + d.config.Domain + d.portInURLs(443)
+	}
+	return "http://ID." + d.config.Domain + d.portInURLs(80)
+}
+
+func (d *daemon) portInURLs(usual uint16) string {
+	port := d.config.PublicPort
+	if tcp, ok := d.hub.Addrs()[0].(*net.TCPAddr); ok && port == 0 && !(d.config.Secure && d.config.Certificates == nil) {
+		port = uint16(tcp.Port)
+	}
+	if port == 0 || port == usual {
+		return ""
+	}
+	return ":" + strconv.Itoa(int(port))
+}
+
+func admissionWords(mode admission.Mode) string {
+	switch mode {
+	case admission.ModeInvite:
+		return "invite: publishing takes an invitation; make one with: secretstack hub invite"
+	case admission.ModeClosed:
+		return "closed: only those whom a rule allows may connect; let one in with: secretstack hub rule 'allow KEY'"
+	}
+	return "open: everybody may publish"
 }
 
 // bestAddresses lists an app's addresses in the widest scope that has any.
@@ -152,18 +377,6 @@ func bestAddresses(app *secretstack.App) []string {
 		}
 	}
 	return []string{}
-}
-
-// welcome answers browsers that come to the hub's port.
-func welcome() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/" {
-			http.NotFound(w, r)
-			return
-		}
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		fmt.Fprintln(w, "This is a secretstack hub. Peers connect to it with a secretstack program.")
-	})
 }
 
 // waitAndClose keeps an app running until it is told to stop.

@@ -76,7 +76,8 @@ func isCobraUsage(err error) bool {
 
 // packages are the names that begin the errors of our own packages.
 var packages = []string{"secretstack: ", "multiserver: ", "muxrpc: ", "keys: ", "tunnel: ", "room: ", "shs: ",
-	"courier: ", "store: ", "card: ", "envelope: ", "words: ", "hubclient: ", "circuit: ", "share: "}
+	"courier: ", "store: ", "card: ", "envelope: ", "words: ", "hubclient: ", "circuit: ", "share: ",
+	"hub: ", "registry: ", "admission: ", "vhost: ", "cert: "}
 
 // plain returns the text of err without the names of our packages before it, which tell a person nothing. It leaves the
 // rest as it is, because that may be somebody else's text.

@@ -430,7 +430,7 @@ func TestTheHubSpeaksTCPWebSocketAndHTTPOnOnePort(t *testing.T) {
 		}
 		page, _ := io.ReadAll(response.Body)
 		response.Body.Close()
-		if !strings.Contains(string(page), "secretstack hub") {
+		if !strings.Contains(string(page), "welcome_to") {
 			t.Errorf("a browser sees %q", page)
 		}
 	}

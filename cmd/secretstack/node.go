@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"net"
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/multiserver"
-	netms "github.com/secretstack/secretstack/multiserver/net"
 	"github.com/secretstack/secretstack/multiserver/onion"
 	"github.com/secretstack/secretstack/multiserver/unix"
 	"github.com/secretstack/secretstack/multiserver/ws"
@@ -32,17 +30,6 @@ func transports() secretstack.Plugins {
 		secretstack.TransportPlugin(onion.New(onion.Options{})),
 		secretstack.NoAuthPlugin(),
 	}
-}
-
-// onePort is a plugin that adds net and ws, both served on one listener.
-func onePort(ln net.Listener) secretstack.Plugin {
-	return secretstack.NewPlugin(secretstack.Info{Name: "onePort"}, func(_ context.Context, s *secretstack.Setup) error {
-		http, raw := multiserver.SplitHTTP(ln, multiserver.SplitOptions{Logger: s.Logger()})
-		if err := s.Transport(netms.New(netms.Options{Listener: raw})); err != nil {
-			return err
-		}
-		return s.Transport(ws.New(ws.Options{Listener: http, Logger: s.Logger(), Handler: welcome()}))
-	})
 }
 
 // startCaller starts an app that dials and listens to nothing.

@@ -16,6 +16,7 @@ package hubclient
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,9 +71,11 @@ type Config struct {
 
 // Hub says which hub to be at. In settings it may be an address alone.
 type Hub struct {
-	// Address is a multiserver address of the hub, or several of the same hub joined with ";".
+	// Address is a multiserver address of the hub, or several of the same hub joined with ";", or the link of an
+	// invitation, which holds both address and code.
 	Address string `json:"address"`
-	// Invite is the code of an invitation, for a hub that asks for one; no other hub gets to see it. Empty: none.
+	// Invite is the code of an invitation, for a hub that asks for one; no other hub gets to see it. Empty: that of the
+	// link, if Address is one.
 	Invite string `json:"invite"`
 }
 
@@ -84,6 +87,15 @@ func (h *Hub) UnmarshalJSON(b []byte) error {
 	}
 	type plain Hub
 	return json.Unmarshal(b, (*plain)(h))
+}
+
+// resolved takes a link apart. What is none stays as it is.
+func (h Hub) resolved() Hub {
+	link, err := native.ParseLink(h.Address)
+	if err != nil {
+		return h
+	}
+	return Hub{Address: link.Address, Invite: cmp.Or(h.Invite, link.Invite)}
 }
 
 func (c *Config) setDefaults() error {
@@ -208,6 +220,7 @@ func (c *Client) offer(method string, err error) error {
 // addHubs checks the addresses of the hubs, and loads what is known of them.
 func (c *Client) addHubs(hubs []Hub) error {
 	for _, cfg := range hubs {
+		cfg = cfg.resolved()
 		key, err := hubKey(cfg.Address)
 		if err != nil {
 			return fmt.Errorf("hubclient: hubs: %w", err)

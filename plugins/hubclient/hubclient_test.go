@@ -273,7 +273,7 @@ func TestAnInvitationIsShownToTheHubThatAsks(t *testing.T) {
 		open, closed := w.hub(t, "open"), w.hub(t, "closed")
 		closed.invite = "code"
 		_, c := w.courier(t, "alice", "", hubclient.Config{Hubs: []hubclient.Hub{
-			{Address: closed.address("closed"), Invite: "code"}, {Address: open.address("open"), Invite: "other"},
+			{Address: native.Link{Address: closed.address("closed"), Invite: "code"}.String()}, {Address: open.address("open"), Invite: "other"},
 		}})
 		await(t, c, "online", online)
 		for range c.Watch(t.Context()) {
