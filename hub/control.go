@@ -64,7 +64,7 @@ func (h *Hub) controlStatus(context.Context, muxrpc.None) (ControlStatus, error)
 		Key: about.Key, Version: about.Version, Domain: about.Domain, Addresses: h.Addresses(), Mode: h.admission.Mode(),
 		Started: about.Started, Draining: now.Draining, Records: now.Registry.Records, Native: len(h.directory.published()),
 		Secrez: now.Pools, Peers: len(h.directory.all()), Requests: now.Requests, Tunnels: now.Tunnels,
-		Circuits: now.Circuits,
+		Circuits: now.Circuits.Open,
 	}
 	if now.Registry.Err != nil {
 		status.Problem = now.Registry.Err.Error()

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 	"strconv"
@@ -55,12 +56,17 @@ func (p places) host(name string) string {
 
 // courier returns the URL of a courier's HTTP, as it is good for somebody at an address; "" when there is none.
 func (p places) courier(id secrez.ID, from netip.Addr) string {
-	domain := p.domain
-	if domain == "" {
-		if !from.IsLoopback() {
-			return ""
-		}
-		domain = localDomain
+	if p.domain == "" && !from.IsLoopback() {
+		return ""
 	}
-	return p.scheme() + "://" + p.host(id.String()+"."+domain)
+	return p.below(id.String())
 }
+
+// below returns the URL of a name below the domain.
+func (p places) below(name string) string {
+	return p.scheme() + "://" + p.host(name+"."+cmp.Or(p.domain, localDomain))
+}
+
+// CouriersAt is the URL at which couriers' HTTP is, with ID in the place of the id. A hub without a domain serves it to its
+// own machine only.
+func (h *Hub) CouriersAt() string { return h.places.below("ID") }

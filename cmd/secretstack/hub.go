@@ -12,7 +12,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -338,25 +337,10 @@ It prints the address for the others. Ctrl-C stops the hub.
 
 // couriersAt says where the HTTP of couriers is.
 func (d *daemon) couriersAt() string {
-	switch {
-	case d.config.Domain == "":
-		_, port, _ := net.SplitHostPort(d.hub.Addrs()[0].String())
-		return "http://ID.localhost:" + port + ", from this machine; name a --domain for others"
-	case d.config.Secure || d.config.Certificates != nil:
-		return "https://ID." + d.config.Domain + d.portInURLs(443)
+	if d.config.Domain == "" {
+		return d.hub.CouriersAt() + ", from this machine; name a --domain for others"
 	}
-	return "http://ID." + d.config.Domain + d.portInURLs(80)
-}
-
-func (d *daemon) portInURLs(usual uint16) string {
-	port := d.config.PublicPort
-	if tcp, ok := d.hub.Addrs()[0].(*net.TCPAddr); ok && port == 0 && !(d.config.Secure && d.config.Certificates == nil) {
-		port = uint16(tcp.Port)
-	}
-	if port == 0 || port == usual {
-		return ""
-	}
-	return ":" + strconv.Itoa(int(port))
+	return d.hub.CouriersAt()
 }
 
 func admissionWords(mode admission.Mode) string {
