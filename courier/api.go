@@ -109,6 +109,7 @@ type HubStatus struct {
 	ID      secrez.ID      `json:"id,omitzero"`
 	URL     string         `json:"url,omitempty"`
 	Online  bool           `json:"online"`
+	Mailbox bool           `json:"mailbox"` // it keeps mail of our contacts while we are away
 	Trouble string         `json:"trouble,omitempty"`
 }
 

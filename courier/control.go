@@ -109,7 +109,7 @@ func (c *Courier) hubs() []HubStatus {
 		native = client.Hubs()
 	}
 	for _, h := range native {
-		s := HubStatus{Key: h.Hub, Name: h.Name, Address: h.Address, ID: h.ID, URL: h.URL, Online: h.Online}
+		s := HubStatus{Key: h.Hub, Name: h.Name, Address: h.Address, ID: h.ID, URL: h.URL, Online: h.Online, Mailbox: c.mailboxReady(h.Mailbox)}
 		if h.Err != nil {
 			s.Trouble = h.Err.Error()
 		}
@@ -443,6 +443,7 @@ func (c *Courier) removeContact(ctx context.Context, r contactRequest) (muxrpc.N
 	if err != nil {
 		return muxrpc.None{}, err
 	}
+	defer c.allowMail(ctx)
 	return muxrpc.None{}, c.store.RemoveContact(ctx, known.ID)
 }
 
@@ -451,6 +452,7 @@ func (c *Courier) blockContact(ctx context.Context, r contactRequest) (muxrpc.No
 	if err != nil {
 		return muxrpc.None{}, err
 	}
+	defer c.allowMail(ctx)
 	return muxrpc.None{}, c.store.BlockContact(ctx, known.ID, r.Block)
 }
 
@@ -484,6 +486,7 @@ func (c *Courier) acceptRequest(ctx context.Context, r contactRequest) (Contact,
 	for _, request := range all {
 		if request.Key.Equal(r.Key) {
 			known, err := c.store.AddContact(ctx, store.Contact{Key: r.Key, Name: r.NewName})
+			c.allowMail(ctx)
 			c.engine.wake()
 			return c.contactFrom(known), err
 		}

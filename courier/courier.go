@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/secretstack/secretstack"
@@ -95,7 +96,8 @@ type Courier struct {
 	engine  *engine
 	secrez  *secrezSide
 	started time.Time
-	closing chan struct{} // closed when the app begins to close
+	allowed atomic.Pointer[[]byte] // the digest of who may leave mail at hubs
+	closing chan struct{}          // closed when the app begins to close
 }
 
 // Start starts a courier. It is running when Start returns; it ends with [Courier.Close]. The error is
@@ -151,6 +153,7 @@ func (c *Courier) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.allowMail(ctx)
 	if err := c.secrez.start(ctx); err != nil {
 		return errors.Join(err, c.secrez.close(), c.app.Close(context.WithoutCancel(ctx)))
 	}

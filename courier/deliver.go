@@ -61,11 +61,12 @@ func (a deliverAnswer) outcomes(n int) []Outcome {
 // plugin serves other couriers, and carries the engine.
 func (c *Courier) plugin() secretstack.Plugin {
 	return secretstack.NewPlugin(secretstack.Info{
-		Name: pluginName, Permissions: secretstack.Anonymous("deliver"),
+		Name: pluginName, Needs: []string{"hubclient"}, Permissions: secretstack.Anonymous("deliver"),
 	}, func(_ context.Context, s *secretstack.Setup) error {
 		routes := []Route{&direct{s.App(), append([]Dialer{addresses{s.App()}, circuits{s.App()}}, c.cfg.Dialers...)}}
-		c.engine = newEngine(c.cfg, c.store, append(append(routes, c.cfg.Routes...), secrezRoute{c.secrez}))
+		c.engine = newEngine(c.cfg, c.store, append(append(routes, c.cfg.Routes...), mailRoute{s.App(), c.cfg.Identity}, secrezRoute{c.secrez}))
 		s.Go(c.engine.run)
+		c.startMail(s)
 		s.OnClose(sync.OnceFunc(func() { close(c.closing) }))
 		s.OnConnect(func(p *secretstack.Peer) { c.engine.met(p.Key()) })
 		return muxrpc.HandleAsync(s, "deliver", c.deliver)
@@ -112,8 +113,10 @@ func (in *intake) add(ctx context.Context, b []byte) error {
 			return err
 		}
 		in.states, in.pending = append(in.states, ""), append(in.pending, m)
+		err := in.flush(ctx)
+		in.courier.allowMail(ctx)
 		in.courier.engine.met(in.from)
-		return in.flush(ctx)
+		return err
 	}
 	mayBring, err := in.courier.mayBring(ctx, in.from, m)
 	if err != nil {

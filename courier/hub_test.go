@@ -76,3 +76,73 @@ func TestAHubThatRestartsLosesNothing(t *testing.T) {
 		t.Errorf("bob has %q", got)
 	}
 }
+
+// inTouch waits until a courier has said at its hub who may leave mail.
+func (p *person) inTouch() {
+	p.t.Helper()
+	until(p.t, "the mailbox", func() bool {
+		status, err := p.ctl.Status(p.t.Context())
+		check(p.t, err)
+		return status.Hubs[0].Mailbox
+	})
+}
+
+func TestMailWaitsAtTheHub(t *testing.T) {
+	alice, bob := hubFriends(t, hubAddress(newHub(t)))
+	alice.inTouch()
+	bob.inTouch()
+	bob.stop()
+	sent := alice.send("bob", "one", "two", "three")
+	alice.waitState(sent.ID, "at the hub")
+	alice.stop()
+	bob.start()
+	bob.waitText("three") // although Alice is away
+	if got := bob.texts(courier.Query{}); strings.Join(got, " ") != "one two three" {
+		t.Errorf("bob has %q", got)
+	}
+	alice.start()
+	alice.waitState(sent.ID, "delivered") // the receipt was left there, or comes directly
+}
+
+func TestAStrangersMailWaitsForHisAcceptance(t *testing.T) {
+	alice, bob := hubFriends(t, hubAddress(newHub(t)))
+	bob.inTouch()
+	check(t, bob.ctl.RemoveContact(t.Context(), "alice"))
+	bob.stop()
+	sent := alice.send("bob", "do you know me?")
+	alice.waitState(sent.ID, "at the hub")
+	bob.start()
+	until(t, "the request", func() bool {
+		requests, err := bob.ctl.Requests(t.Context())
+		check(t, err)
+		return len(requests) == 1
+	})
+	_, err := bob.ctl.Accept(t.Context(), alice.id.Public(), "alice")
+	check(t, err)
+	bob.waitText("do you know me?")
+	alice.waitState(sent.ID, "delivered")
+}
+
+func TestTheSameMessageFromTheHubAndDirectlyIsShownOnce(t *testing.T) {
+	alice, bob := hubFriends(t, hubAddress(newHub(t)))
+	alice.inTouch()
+	bob.inTouch()
+	for range 5 {
+		bob.stop()
+		sent := alice.send("bob", "again", "and again")
+		alice.waitState(sent.ID, "at the hub")
+		bob.start()
+		alice.send("bob", "now") // goes directly, with what waits at the hub before it
+		bob.waitText("now")
+		alice.waitState(sent.ID, "delivered")
+		check(t, alice.ctl.RemoveContact(t.Context(), "bob")) // and with it what nobody will ask for
+		alice.knows(bob, "bob")
+	}
+	counts := map[string]int{}
+	for _, text := range bob.texts(courier.Query{}) {
+		counts[text]++
+	}
+	if counts["again"] != 5 || counts["and again"] != 5 || counts["now"] != 5 {
+		t.Errorf("bob has %v", counts)
+	}
+}

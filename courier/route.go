@@ -10,7 +10,6 @@ import (
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/courier/card"
 	"github.com/secretstack/secretstack/courier/store"
-	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/plugins/hubclient"
@@ -159,30 +158,14 @@ func withKey(address multiserver.Address, to store.Contact) multiserver.Address 
 type circuits struct{ app *secretstack.App }
 
 func (d circuits) Dial(ctx context.Context, to store.Contact) (*secretstack.Peer, error) {
+	client, ok := secretstack.Find[*hubclient.Client](d.app)
+	if !ok {
+		return nil, ErrNoWay
+	}
 	var where []string
-	known := map[[keys.PublicKeySize]byte]bool{}
-	add := func(text string) {
-		for _, hub := range multiserver.ParseLoose(text) {
-			key, ok := hub.Key()
-			if !ok || known[key.Array()] || hub.Transport().Name == "unix" {
-				continue
-			}
-			if address, err := hubclient.CircuitAddress(hub, to.Key); err == nil {
-				known[key.Array()] = true
-				where = append(where, address.String())
-			}
-		}
-	}
-	if client, ok := secretstack.Find[*hubclient.Client](d.app); ok {
-		for _, h := range client.Hubs() {
-			if h.Online {
-				add(h.Address)
-			}
-		}
-	}
-	for _, p := range to.Places {
-		if p.Kind == card.Hub {
-			add(p.Address)
+	for _, hub := range hubsOf(client, to) {
+		if address, err := hubclient.CircuitAddress(hub, to.Key); err == nil {
+			where = append(where, address.String())
 		}
 	}
 	if where == nil {
