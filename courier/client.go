@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"log/slog"
 	"path/filepath"
 
 	"github.com/secretstack/secretstack"
@@ -40,7 +41,7 @@ func Dial(ctx context.Context, dir string) (*Client, error) {
 	}
 	app, err := stack.Start(context.WithoutCancel(ctx), secretstack.Config{Identity: id, Connections: &multiserver.Config{
 		Outgoing: map[string][]multiserver.Outgoing{"unix": {{Transform: "noauth"}}},
-	}, Inactivity: -1})
+	}, Inactivity: -1, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}

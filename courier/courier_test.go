@@ -255,7 +255,7 @@ func TestWhoConnectsGetsWhatWaitsForHim(t *testing.T) {
 
 func TestManyMessagesArriveInOrder(t *testing.T) {
 	alice, bob := friends(t)
-	const n = 1000
+	const n = manyMessages
 	var want []string
 	for i := range n {
 		want = append(want, fmt.Sprint("message ", i))

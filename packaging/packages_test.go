@@ -16,6 +16,7 @@ import (
 var contents = map[string]string{
 	"/usr/bin/secretstack":                                  "-rwxr-xr-x",
 	"/usr/lib/systemd/system/secretstack-hub.service":       "-rw-r--r--",
+	"/usr/lib/systemd/user/secretstack-courier.service":     "-rw-r--r--",
 	"/usr/lib/sysusers.d/secretstack.conf":                  "-rw-r--r--",
 	"/usr/share/bash-completion/completions/secretstack":    "-rw-r--r--",
 	"/usr/share/zsh/site-functions/_secretstack":            "-rw-r--r--",
@@ -27,7 +28,7 @@ var contents = map[string]string{
 // manuals are some of the manual pages.
 var manuals = []string{
 	"/usr/share/man/man1/secretstack.1.gz", "/usr/share/man/man1/secretstack-hub.1.gz",
-	"/usr/share/man/man1/secretstack-hub-health.1.gz",
+	"/usr/share/man/man1/secretstack-hub-health.1.gz", "/usr/share/man/man1/secretstack-courier.1.gz",
 }
 
 // checkContents compares a listing as ls -l writes it with what should be there.
@@ -176,6 +177,19 @@ func checkUnit(t *testing.T, root string) {
 		if strings.Contains(line, "secretstack-hub.service") {
 			t.Errorf("systemd says: %s", line)
 		}
+	}
+	// The unit of a user is looked at as one of the system: there is no user's manager here.
+	text, err := os.ReadFile(filepath.Join(root, "usr/lib/systemd/user/secretstack-courier.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit := filepath.Join(t.TempDir(), "secretstack-courier.service")
+	text = bytes.ReplaceAll(text, []byte("/usr/bin/secretstack"), []byte(filepath.Join(root, "usr/bin/secretstack")))
+	if err := os.WriteFile(unit, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := outputOf(t, exec.CommandContext(t.Context(), "systemd-analyze", "verify", "--man=no", "--recursive-errors=no", unit)); strings.Contains(out, "secretstack") {
+		t.Errorf("systemd says: %s", out)
 	}
 	const mostExposed = "20" // tenths of the scale from 0, safe, to 10, unsafe
 	output(t, "systemd-analyze", "security", "--offline=true", "--threshold="+mostExposed, "--root="+root, "secretstack-hub.service")

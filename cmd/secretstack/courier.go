@@ -19,6 +19,7 @@ import (
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/courier"
 	"github.com/secretstack/secretstack/courier/store"
+	"github.com/secretstack/secretstack/internal/sdnotify"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
@@ -60,7 +61,7 @@ delivered yet and takes what comes for you. With --hub others reach you through 
 listens for connections itself. The flags are remembered: the next time, courier alone will do.
 
 Everything is kept in the folder "courier" below --root. What waits survives any end of the program, and is delivered when
-it runs again.
+it runs again. To have it run whenever you are logged in: systemctl --user enable --now secretstack-courier
 
 With --secrez the command line of Secrez finds a courier of its own here, by HTTPS on this machine only: tell it the port
 that courier prints. Whoever calls first is its owner, unless --owner names one. A hub of Secrez is given by its web
@@ -119,7 +120,11 @@ func runCourier(cmd *cobra.Command, g *globals, f courierFlags) error {
 	}
 	err = announceCourier(ctx, g, options)
 	if err == nil {
+		if told := sdnotify.Send(sdnotify.Ready); told != nil {
+			base.Logger.Warn("courier: systemd does not listen", "error", told)
+		}
 		<-ctx.Done()
+		_ = sdnotify.Send(sdnotify.Stopping) // it has been told, or does not listen
 	}
 	return errors.Join(err, c.Close(context.WithoutCancel(ctx)))
 }

@@ -1,0 +1,5 @@
+//go:build !race
+
+package courier_test
+
+const manyMessages = 1000
