@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
@@ -57,6 +58,7 @@ type App struct {
 	open         int                  // connections whose end the plugins have not been told yet
 	jobs         map[string]int       // background work that is running, by plugin
 	queued       []job                // background work for when the app has started
+	idle         *time.Timer          // ends idle connections; nil while there is nobody
 	changed      chan struct{}        // closed, and replaced, when open or jobs become fewer
 	exports      []any
 	detach       func() bool       // stops watching the context of Start

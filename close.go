@@ -100,6 +100,9 @@ func (a *App) beginClosing() (onClose []func(), self []*muxrpc.Session) {
 	if a.detach != nil {
 		a.detach()
 	}
+	if a.idle != nil {
+		a.idle.Stop()
+	}
 	onClose = slices.Clone(a.onClose)
 	slices.Reverse(onClose)
 	return onClose, a.self

@@ -89,14 +89,14 @@ func (a *App) admit(conn *multiserver.Conn, isClient bool) (*Peer, error) {
 	l := &link{Conn: conn, peer: Peer{app: a, conn: conn, isClient: isClient}}
 	p := &l.peer
 	l.ready.Add(1)
-	p.Session = muxrpc.New(a.life, l, muxrpc.Options{
+	// The app ends its sessions itself: a context that can end would cost each of them memory.
+	p.Session = muxrpc.New(context.Background(), l, muxrpc.Options{
 		Mux:         a.mux,
 		Permissions: a.permissions(conn.Auth(), isClient),
 		Peer:        p,
 		Limits:      a.cfg.limits,
 		Logger:      slog.New(&peerLog{a.log.Handler(), p}),
 	})
-	l.watch()
 	onConnect, surplus := a.enter(p)
 	if surplus != nil {
 		surplus.Abort(ErrReplaced)
@@ -126,6 +126,7 @@ func (a *App) enter(p *Peer) (onConnect []func(*Peer), surplus *Peer) {
 	defer a.mu.Unlock()
 	key := p.Key().Array()
 	a.peers[key] = append(a.peers[key], p)
+	a.watchIdle()
 	if a.state != running {
 		go p.Abort(ErrClosed) // Close has made its round already
 	}
@@ -159,7 +160,6 @@ func (a *App) ended(l *link) {
 	p := &l.peer
 	l.ready.Wait()
 	<-p.Done()
-	l.unwatch()
 	for _, f := range a.remove(p) {
 		f(p)
 	}

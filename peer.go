@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 	"sync"
-	"time"
 
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
@@ -71,7 +69,6 @@ type link struct {
 	peer  Peer
 	ready sync.WaitGroup // until the plugins know
 	once  sync.Once      // closed
-	idle  *time.Timer    // nil: never ends it
 }
 
 func (l *link) Read(b []byte) (int, error) {
@@ -82,28 +79,6 @@ func (l *link) Read(b []byte) (int, error) {
 func (l *link) Close() error {
 	l.once.Do(func() { go l.peer.app.ended(l) })
 	return l.Conn.Close()
-}
-
-// watch ends the connection when it has been idle for the app's time.
-func (l *link) watch() {
-	limit := l.peer.app.cfg.inactivity
-	if limit <= 0 || l.peer.Key().Equal(l.peer.app.ID()) {
-		return
-	}
-	l.idle = time.AfterFunc(math.MaxInt64, func() {
-		if idle := time.Since(l.peer.Activity()); idle < limit {
-			l.idle.Reset(limit - idle)
-			return
-		}
-		l.peer.Abort(ErrInactive)
-	})
-	l.idle.Reset(limit) // only now, when the field is set
-}
-
-func (l *link) unwatch() {
-	if l.idle != nil {
-		l.idle.Stop()
-	}
 }
 
 // peerLog adds a peer to what is logged about it, without keeping a logger's memory for each.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,17 +26,57 @@ type Conn struct {
 	w            io.WriteCloser // Close says goodbye and leaves raw open
 	remote       keys.PublicKey
 	auth         any
-	transform    string // the peer's transform part
+	transform    string // the peer's transform part; "" for shs and its key
 	closeTimeout time.Duration
 
-	// writing is a lock: who has put something in may write. Other than a
-	// sync.Mutex it lets the clock of synctest go on.
-	writing     chan struct{}
+	writing     turn        // one Write, CloseWrite or goodbye at a time
 	saidBye     bool        // guarded by writing
 	closing     atomic.Bool // Close or Abort was called
 	closeCalled atomic.Bool
-	closed      chan struct{} // closed when Close is done
-	closeErr    error         // set before closed is closed
+	closed      sync.WaitGroup // until Close is done
+	closeErr    error          // set before closed is
+}
+
+// turn is a lock. Unlike a sync.Mutex it lets the clock of synctest go on while
+// somebody waits for it, and unlike a channel it takes hardly any memory.
+type turn struct {
+	mu    sync.Mutex
+	taken bool
+	free  chan struct{} // closed by give; nil while nobody waits
+}
+
+func (t *turn) take() {
+	for {
+		free := t.try()
+		if free == nil {
+			return
+		}
+		<-free
+	}
+}
+
+// try takes the turn, or returns what to wait for before trying again.
+func (t *turn) try() (free <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.taken {
+		t.taken = true
+		return nil
+	}
+	if t.free == nil {
+		t.free = make(chan struct{})
+	}
+	return t.free
+}
+
+func (t *turn) give() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.taken = false
+	if t.free != nil {
+		close(t.free)
+		t.free = nil
+	}
 }
 
 // ConnConfig describes a connection to [NewConn].
@@ -51,7 +92,8 @@ type ConnConfig struct {
 	Remote keys.PublicKey
 	// Auth is what the application decided about the peer.
 	Auth any
-	// Transform is the peer's transform part, such as "shs:KEY".
+	// Transform is the peer's transform part; empty means shs with the peer's
+	// key, "shs:KEY".
 	Transform string
 	// CloseTimeout bounds the goodbye; 0 means DefaultCloseTimeout.
 	CloseTimeout time.Duration
@@ -63,9 +105,8 @@ func NewConn(cfg ConnConfig) *Conn {
 		raw: cfg.Raw, r: cfg.Reader, w: cfg.Writer,
 		remote: cfg.Remote, auth: cfg.Auth, transform: cfg.Transform,
 		closeTimeout: cfg.CloseTimeout,
-		writing:      make(chan struct{}, 1),
-		closed:       make(chan struct{}),
 	}
+	c.closed.Add(1)
 	if c.r == nil {
 		c.r = cfg.Raw
 	}
@@ -98,7 +139,13 @@ func (c *Conn) Remote() keys.PublicKey { return c.remote }
 // net:192.0.2.7:40112~shs:KEY. For a connection that was accepted it says where
 // the peer dialled from, which cannot be dialled as a rule. It is meant for
 // people and logs here, not for other peers.
-func (c *Conn) Address() string { return PeerPart(c.raw).String() + "~" + c.transform }
+func (c *Conn) Address() string {
+	transform := c.transform
+	if transform == "" {
+		transform = keyPart(c.remote)
+	}
+	return PeerPart(c.raw).String() + "~" + transform
+}
 
 // Auth returns what the application's Authorize hook decided about the peer;
 // nil on connections that we dialled.
@@ -119,8 +166,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // Write sends p. It is not done until all of p has been handed to the system.
 func (c *Conn) Write(p []byte) (int, error) {
-	c.writing <- struct{}{}
-	defer func() { <-c.writing }()
+	c.writing.take()
+	defer c.writing.give()
 	if c.saidBye || c.closing.Load() {
 		return 0, net.ErrClosed
 	}
@@ -134,8 +181,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 // CloseWrite says goodbye: the peer reads io.EOF after what was written so far.
 // Reading goes on. Writing after it fails with net.ErrClosed.
 func (c *Conn) CloseWrite() error {
-	c.writing <- struct{}{}
-	defer func() { <-c.writing }()
+	c.writing.take()
+	defer c.writing.give()
 	if c.closing.Load() {
 		return net.ErrClosed
 	}
@@ -158,7 +205,7 @@ func (c *Conn) goodbye() error {
 // not be closed: that a peer has vanished is no error of Close.
 func (c *Conn) Close() error {
 	if c.closeCalled.Swap(true) {
-		<-c.closed
+		c.closed.Wait()
 		return c.closeErr
 	}
 	c.closing.Store(true)
@@ -166,14 +213,14 @@ func (c *Conn) Close() error {
 	// the goodbye that hangs too.
 	hard := time.AfterFunc(c.closeTimeout, func() { abort(c.raw) })
 	_ = c.raw.SetWriteDeadline(time.Now().Add(c.closeTimeout))
-	c.writing <- struct{}{}
+	c.writing.take()
 	_ = c.goodbye()
-	<-c.writing
+	c.writing.give()
 	hard.Stop()
 	if err := c.raw.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		c.closeErr = fmt.Errorf("multiserver: closing: %w", err)
 	}
-	close(c.closed)
+	c.closed.Done()
 	return c.closeErr
 }
 
@@ -197,8 +244,29 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
-// SetReadDeadline sets the deadline of reading.
+// SetReadDeadline sets the deadline of reading. A read that runs into it loses
+// nothing if ReadResumes says so.
 func (c *Conn) SetReadDeadline(t time.Time) error { return c.raw.SetReadDeadline(t) }
+
+// ReadResumes reports whether reading can go on after a deadline of reading as
+// if nothing had happened. That depends on the connection underneath, which may
+// have a method ReadResumes of its own: sockets allow it, WebSockets do not.
+func (c *Conn) ReadResumes() bool { return readResumes(c.raw) }
+
+func readResumes(raw net.Conn) bool {
+	switch raw := raw.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	case interface{ ReadResumes() bool }:
+		return raw.ReadResumes()
+	case interface {
+		NetConn() net.Conn
+		Buffered() int
+	}: // as in TCPConn
+		return readResumes(raw.NetConn())
+	}
+	return false
+}
 
 // SetWriteDeadline sets the deadline of writing. It has no effect on Close.
 func (c *Conn) SetWriteDeadline(t time.Time) error {

@@ -124,13 +124,15 @@ func endedError(err, cause error) error {
 
 // conn starts the box streams. The session's keys are not kept.
 func (s *secretHandshake) conn(raw net.Conn, session *shs.Session, auth any) *Conn {
+	if replay, ok := raw.(*replayConn); ok && replay.start == replay.end {
+		raw = replay.Conn // what it had kept has been read
+	}
 	conn := NewConn(ConnConfig{
 		Raw:          raw,
 		Reader:       boxstream.NewReader(raw, &session.ReceiveKey, &session.ReceiveNonce),
 		Writer:       boxstream.NewWriter(raw, &session.SendKey, &session.SendNonce),
 		Remote:       session.Remote,
 		Auth:         auth,
-		Transform:    keyPart(session.Remote),
 		CloseTimeout: s.cfg.CloseTimeout,
 	})
 	clear(session.ReceiveKey[:])

@@ -15,7 +15,7 @@ type task interface{ run() }
 type crew struct {
 	resting []chan task // of those that wait, the one that worked last at the end
 	spare   int         // how many of them have not been needed since the timer was set
-	timer   *time.Timer // sends them home; nil while none rest
+	timer   *time.Timer // calls calmDown; nil while the session is calm
 	closed  bool
 }
 
@@ -55,15 +55,21 @@ func (s *Session) rest(orders chan task) bool {
 		return false
 	}
 	c.resting = append(c.resting, orders)
-	if c.timer == nil {
-		c.spare = len(c.resting)
-		c.timer = time.AfterFunc(crewRest, s.dismissSpare)
-	}
+	s.watch()
 	return true
 }
 
-// dismissSpare sends home those that have not been needed for a while.
-func (s *Session) dismissSpare() {
+// watch makes sure that calmDown will be called. Called with mu held.
+func (s *Session) watch() {
+	c := &s.crew
+	if c.timer == nil && !c.closed {
+		c.spare = len(c.resting)
+		c.timer = time.AfterFunc(crewRest, s.calmDown)
+	}
+}
+
+// calmDown sends home those that have not been needed for a while, and gives back what a quiet session can do without.
+func (s *Session) calmDown() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &s.crew
@@ -71,13 +77,14 @@ func (s *Session) dismissSpare() {
 		return
 	}
 	c.dismiss(min(c.spare, len(c.resting)))
-	if len(c.resting) == 0 {
-		c.timer = nil
-		s.trim()
+	c.spare = len(c.resting)
+	if quiet := s.isQuiet(); !quiet || c.spare > 0 {
+		c.timer.Reset(crewRest)
 		return
 	}
-	c.spare = len(c.resting)
-	c.timer.Reset(crewRest)
+	c.timer = nil
+	s.trim()
+	s.park()
 }
 
 // dismiss sends home the n that have waited longest.

@@ -26,6 +26,8 @@ var (
 	ErrTooManyStreams error = &localError{"too many streams are open"}
 	// ErrTooManyCalls refuses a call over Limits.MaxHandlers.
 	ErrTooManyCalls error = &localError{"too many calls are being served"}
+	// ErrPacketTimeout ends a session whose peer took longer than Limits.PacketTimeout to send the rest of a packet.
+	ErrPacketTimeout error = &localError{"the rest of a packet did not come in time"}
 	// ErrWriteTimeout ends a session whose peer took nothing for Limits.WriteTimeout.
 	ErrWriteTimeout error = &localError{"the peer does not read"}
 	// ErrNoMethod is returned by Mux.Hook for a method that is not registered.

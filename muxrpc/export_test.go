@@ -6,5 +6,6 @@ func Rest(s *Session) (resting int) {
 	defer s.mu.Unlock()
 	s.crew.dismiss(len(s.crew.resting))
 	s.trim()
+	s.park()
 	return len(s.crew.resting)
 }

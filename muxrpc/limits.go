@@ -22,6 +22,9 @@ type Limits struct {
 	// SlowReaderGrace is how long reading from the peer may pause, in all, for a slow reader to take half of StreamBuffer,
 	// or for half of MaxHandlers to be done. Zero means 5 s.
 	SlowReaderGrace time.Duration
+	// PacketTimeout is how long the rest of a packet may take once it has begun to arrive; then the session ends. Zero
+	// means 2 min.
+	PacketTimeout time.Duration
 	// WriteTimeout is how long the peer may take nothing of what is sent to it before the session ends. Zero means 30 s.
 	WriteTimeout time.Duration
 	// CloseTimeout is how long Close waits for open calls when its context has no deadline. Zero means 5 s.
@@ -52,6 +55,7 @@ func (l Limits) withDefaults() Limits {
 	l.MaxStreams = orDefault(l.MaxStreams, 1024)
 	l.MaxHandlers = orDefault(l.MaxHandlers, 256)
 	l.SlowReaderGrace = orDefault(l.SlowReaderGrace, 5*time.Second)
+	l.PacketTimeout = orDefault(l.PacketTimeout, 2*time.Minute)
 	l.WriteTimeout = orDefault(l.WriteTimeout, 30*time.Second)
 	l.CloseTimeout = orDefault(l.CloseTimeout, 5*time.Second)
 	l.CreditWait = orDefault(l.CreditWait, 500*time.Millisecond)

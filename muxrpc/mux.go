@@ -47,8 +47,9 @@ type Registrar interface {
 
 // Mux holds the methods that a session serves. One Mux may serve many sessions, and methods may be added while it does.
 type Mux struct {
-	mu    sync.Mutex               // serialises changes
-	table atomic.Pointer[muxTable] // replaced as a whole by each change
+	mu          sync.Mutex               // serialises changes
+	table       atomic.Pointer[muxTable] // replaced as a whole by each change
+	permissions atomic.Pointer[compiled] // those of the latest session
 }
 
 // muxTable is never changed after it was published.

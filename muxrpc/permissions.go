@@ -1,6 +1,9 @@
 package muxrpc
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Permissions says which methods a peer may call, docs/PROTOCOL.md §4.4. An entry is a dotted path and covers everything
 // below it: "blobs" covers "blobs.get". An entry of Deny wins over one of Allow.
@@ -27,6 +30,35 @@ const pathSeparator = "\x00"
 
 func (p Permissions) compile() *permissionSet {
 	return &permissionSet{all: p.Allow == nil, allow: pathSet(p.Allow), deny: pathSet(p.Deny)}
+}
+
+// compiled is Permissions and what they are compiled to.
+type compiled struct {
+	from Permissions
+	set  *permissionSet
+}
+
+// permissionSet returns what p is compiled to. Most sessions of a Mux have the same permissions as the one before, and
+// share them.
+func (m *Mux) permissionSet(p Permissions) *permissionSet {
+	if m == nil {
+		return p.compile()
+	}
+	if last := m.permissions.Load(); last != nil && last.from.equal(p) {
+		return last.set
+	}
+	c := &compiled{from: p.clone(), set: p.compile()}
+	m.permissions.Store(c)
+	return c.set
+}
+
+func (p Permissions) equal(other Permissions) bool {
+	return slices.Equal(p.Allow, other.Allow) && slices.Equal(p.Deny, other.Deny) &&
+		(p.Allow == nil) == (other.Allow == nil)
+}
+
+func (p Permissions) clone() Permissions {
+	return Permissions{Allow: slices.Clone(p.Allow), Deny: slices.Clone(p.Deny)}
 }
 
 func pathSet(entries []string) map[string]bool {

@@ -9,23 +9,44 @@ import (
 	"github.com/secretstack/secretstack/packetstream"
 )
 
-// readLoop reads and dispatches packets until the connection ends. It never writes; what it has to answer is queued.
-func (s *Session) readLoop() {
-	defer s.readEnded()
-	for first := true; ; first = false {
-		h, body, err := s.reader.Next()
-		if err != nil {
-			s.end(readError(err))
+// read reads and dispatches packets until the connection ends. It never writes; what it has to answer is queued.
+//
+// What waits for a packet and what handles it are apart, so that a goroutine which has only waited has a small stack.
+func (s *Session) read() {
+	for {
+		switch s.awaitPacket() {
+		case waitFresh:
+			go s.read()
+			return
+		case waitFailed:
 			return
 		}
-		if first {
-			s.heard(h.Credit)
+		if !s.readPackets() {
+			return
 		}
-		s.dispatch(h, Value{h.Type, body})
 	}
 }
 
-func (s *Session) readEnded() {
+// readPackets handles the packets that have begun to arrive, and reports whether others may follow.
+func (s *Session) readPackets() bool {
+	for {
+		s.begun.reading = true
+		h, body, err := s.reader.Next()
+		s.begun.stop()
+		if err != nil {
+			s.readEnded(readError(err))
+			return false
+		}
+		s.dispatch(h, Value{h.Type, body})
+		if s.reader.Buffered() == 0 {
+			return true
+		}
+	}
+}
+
+// readEnded ends the session because nothing more can be read.
+func (s *Session) readEnded(reason error) {
+	s.end(reason)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.readDone = true
@@ -45,6 +66,10 @@ func readError(err error) error {
 
 // dispatch handles one packet, docs/PROTOCOL.md §4. Its body is valid until the next one is read.
 func (s *Session) dispatch(h packetstream.Header, v Value) {
+	if !s.spoken {
+		s.spoken = true
+		s.heard(h.Credit)
+	}
 	switch {
 	case h.ID == 0:
 		s.handleExtension(v)

@@ -65,7 +65,7 @@ func (s *Session) route(id int32, kind Kind, isStream bool) (*inbound, error) {
 	if fits := m.typ == t || m.typ == TypeSync && t == TypeAsync; !fits {
 		return nil, noMethod(t, m.path)
 	}
-	return &inbound{CallInfo: CallInfo{Path: m.path, Type: m.typ, Args: r.args}, s: s, id: id, size: r.size, m: m, ctx: s.ctx}, nil
+	return &inbound{CallInfo: CallInfo{Path: m.path, Type: m.typ, Args: r.args}, s: s, id: id, size: r.size, m: m, ctx: &s.ctx}, nil
 }
 
 // refusal returns the answer to a request for a method that does not exist. Permissions come first, so that a peer
@@ -162,7 +162,7 @@ func (s *Session) putAnswer(h packetstream.Header, body []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.out.size >= pendingLimit && !s.ended {
-		if s.waitUnlocked(s.ctx, s.out.space.wait(), nil) != nil {
+		if s.waitUnlocked(&s.ctx, s.out.space.wait(), nil) != nil {
 			return // the session is ending
 		}
 	}
@@ -203,7 +203,7 @@ func (s *Session) admitStream(in *inbound) error {
 	s.serving++
 	s.arguments += in.size
 	in.st = s.newStream(-in.id, in.Type)
-	in.ctx, in.st.cancel = context.WithCancelCause(s.ctx)
+	in.ctx, in.st.cancel = context.WithCancelCause(&s.ctx)
 	if in.st.reads() {
 		in.Stream = &Stream[Value, any]{in.st}
 	}

@@ -32,15 +32,15 @@ type Session struct {
 	perms  atomic.Pointer[permissionSet]
 	meter  meter
 
-	ctx    context.Context // parent of all handlers' contexts; its cause is why the session ended
+	ctx    sessionContext // parent of all handlers' contexts; its cause is why the session ended
 	cancel context.CancelCauseFunc
-	detach func() bool // stops watching the context that New was given
+	detach func() bool // stops watching the context that New was given; nil if that cannot end
 
-	reader     *packetstream.Reader // owned by readLoop
+	reader     *packetstream.Reader // owned by read
+	spoken     bool                 // owned by read: the peer has sent a packet
+	begun      packetClock          // of the packet that is being read
 	writeRenew time.Time            // owned by whoever flushes
 	writeWatch *time.Timer          // owned by whoever flushes
-
-	done chan struct{} // closed when the connection is closed and nothing reads or writes it
 
 	mu sync.Mutex
 	state
@@ -61,23 +61,26 @@ type state struct {
 	callsStalled time.Duration // how long reading from the peer has paused for want of handlers…
 	callsServed  int           // …since half of MaxHandlers calls were served; how many were since
 
-	closing  bool  // Close was called: no new calls
-	ended    bool  // no calls at all; the goodbye is on its way
-	reason   error // why it ended; nil after an orderly end
-	readDone bool  // nothing more is read
-	hurry    bool  // the end may not wait for the peer
+	closing  bool          // Close was called: no new calls
+	ended    bool          // no calls at all; the goodbye is on its way
+	reason   error         // why it ended; nil after an orderly end
+	readDone bool          // nothing more is read
+	hurry    bool          // the end may not wait for the peer
+	over     bool          // the connection is closed and nothing reads or writes it
+	done     chan struct{} // closed when that is so; made when somebody asks for it
 
 	buffered int // cost of what arrived for streams and was not read
 	credit   credit
 	out      outbox
 	crew     crew
+	quiet    quiet
 	room     signal // something was read, a handler returned, a stream or the session ended
 	idle     signal // a call or a stream finished, nothing is left to write, or the session came closer to its end
 }
 
 // New starts a session over conn, which it owns from then on: conn is closed when the session ends, and its Close must
-// unblock its Read and Write. Deadlines for writing are used if it has them. When ctx is cancelled the session ends
-// as by Abort; the contexts of handlers have its values.
+// unblock its Read and Write. Deadlines for writing are used if it has them, and those for reading if it is a
+// [ReadResumer]. When ctx is cancelled the session ends as by Abort; the contexts of handlers have its values.
 func New(ctx context.Context, conn io.ReadWriteCloser, opts Options) *Session {
 	s := &Session{
 		conn:   conn,
@@ -85,24 +88,40 @@ func New(ctx context.Context, conn io.ReadWriteCloser, opts Options) *Session {
 		mux:    opts.Mux,
 		peer:   opts.Peer,
 		log:    opts.Logger,
-		done:   make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.meter.start()
-	s.perms.Store(opts.Permissions.compile())
+	s.perms.Store(s.mux.permissionSet(opts.Permissions))
 	s.reader = packetstream.NewReader(meteredReader{s}, uint32(min(s.limits.MaxPacket, math.MaxInt32)))
-	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // the session ends first, then its handlers
-	s.ctx, s.cancel = context.WithValue(inner, sessionKey{}, s), cancel
+	s.quiet.conn = resumerOf(conn)
+	s.ctx.s = s
+	s.ctx.Context, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx)) // the session ends first, then its handlers
 	s.mu.Lock() // the session may end before AfterFunc returns
 	defer s.mu.Unlock()
-	s.detach = context.AfterFunc(ctx, func() { s.Abort(context.Cause(ctx)) })
-	go s.readLoop()
+	if ctx.Done() != nil {
+		s.detach = context.AfterFunc(ctx, func() { s.Abort(context.Cause(ctx)) })
+	}
+	go s.read()
 	return s
 }
 
+// sessionContext is a context that knows its session.
+type sessionContext struct {
+	context.Context
+	s *Session
+}
+
 type sessionKey struct{}
+
+// Value returns the session, or what the context underneath has.
+func (c *sessionContext) Value(key any) any {
+	if _, ok := key.(sessionKey); ok {
+		return c.s
+	}
+	return c.Context.Value(key)
+}
 
 // SessionFrom returns the session that a handler's context belongs to, or nil.
 func SessionFrom(ctx context.Context) *Session {
@@ -122,11 +141,26 @@ func PeerFrom(ctx context.Context) any {
 func (s *Session) Peer() any { return s.peer }
 
 // SetPermissions changes what the peer may call from now on. Calls being served are not affected.
-func (s *Session) SetPermissions(p Permissions) { s.perms.Store(p.compile()) }
+func (s *Session) SetPermissions(p Permissions) { s.perms.Store(s.mux.permissionSet(p)) }
 
 // Done is closed when the session has ended and its connection is closed. Handlers may still be running then; their
 // contexts are cancelled.
-func (s *Session) Done() <-chan struct{} { return s.done }
+func (s *Session) Done() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.whenOver()
+}
+
+// whenOver returns what Done does. Called with mu held.
+func (s *Session) whenOver() chan struct{} {
+	if s.done == nil {
+		s.done = make(chan struct{})
+		if s.over {
+			close(s.done)
+		}
+	}
+	return s.done
+}
 
 // Err returns why the session ended: nil while it has not, and after an orderly end.
 func (s *Session) Err() error {
@@ -171,11 +205,12 @@ func (s *Session) Close(ctx context.Context) error {
 	} else {
 		s.end(nil)
 	}
+	done := s.Done()
 	select {
-	case <-s.done:
+	case <-done:
 	case <-ctx.Done():
 		s.hangUpNow()
-		<-s.done
+		<-done
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -226,6 +261,7 @@ func (s *Session) end(reason error) {
 	}
 	s.credit.dirty = nil
 	s.crew.close()
+	s.begun.close()
 	s.out.close()
 	s.flushSoon()
 	s.room.broadcast()
@@ -235,7 +271,9 @@ func (s *Session) end(reason error) {
 
 // hangUp closes the connection when both goodbyes are through, or when that takes too long.
 func (s *Session) hangUp(reason error) {
-	s.detach()
+	if s.detach != nil {
+		s.detach()
+	}
 	s.cancel(reason)
 	s.mu.Lock()
 	s.waitAtMost(s.linger(), func() bool { return s.hurry || s.out.isIdle() && s.readDone })
@@ -245,9 +283,12 @@ func (s *Session) hangUp(reason error) {
 	s.mu.Unlock()
 	_ = s.conn.Close() // the session is over whatever it says
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	_ = s.waitIdle(context.Background(), func() bool { return s.out.isIdle() && s.readDone })
-	s.mu.Unlock()
-	close(s.done)
+	s.over = true
+	if s.done != nil {
+		close(s.done)
+	}
 }
 
 // linger is how long the end may wait for the peer. Called with mu held.

@@ -14,7 +14,10 @@ type meter struct {
 
 func (m *meter) start() { m.begun = time.Now() }
 
-func (m *meter) tick() { m.latest.Store(int64(time.Since(m.begun))) }
+// age is how long ago the meter was started.
+func (m *meter) age() time.Duration { return time.Since(m.begun) }
+
+func (m *meter) tick() { m.latest.Store(int64(m.age())) }
 
 func (m *meter) read(n int) {
 	if n > 0 {
@@ -34,6 +37,9 @@ func (m *meter) wrote(n int) {
 type meteredReader struct{ s *Session }
 
 func (r meteredReader) Read(p []byte) (int, error) {
+	if r.s.begun.reading {
+		r.s.packetBegins()
+	}
 	n, err := r.s.conn.Read(p)
 	r.s.meter.read(n)
 	return n, err

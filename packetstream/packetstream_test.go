@@ -196,6 +196,54 @@ func TestPacketsArriveWholeHoweverTheyAreCut(t *testing.T) {
 	}
 }
 
+// hesitant runs into a deadline before every read, unless it is in a hurry.
+type hesitant struct {
+	r           io.Reader
+	late, hurry bool
+}
+
+func (h *hesitant) Read(p []byte) (int, error) {
+	if h.late = !h.late; h.late && !h.hurry {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return h.r.Read(p)
+}
+
+func TestWaitingGoesOnAfterADeadline(t *testing.T) {
+	stream, bodies := packets()
+	for name, src := range map[string]io.Reader{
+		"at once":      bytes.NewReader(stream),
+		"byte by byte": iotest.OneByteReader(bytes.NewReader(stream)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &hesitant{r: src}
+			r := packetstream.NewReader(h, 0)
+			wait := func() {
+				h.hurry = false
+				for r.Wait() != nil {
+				}
+				if err := r.Wait(); err != nil {
+					t.Fatalf("waiting for what has come: %v", err)
+				}
+				h.hurry = true
+			}
+			for i, want := range bodies {
+				wait()
+				if _, body, err := r.Next(); err != nil || !bytes.Equal(body, want) {
+					t.Fatalf("packet %d has %d bytes, want %d (%v)", i, len(body), len(want), err)
+				}
+			}
+			wait()
+			if _, _, err := r.Next(); !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("at the cut: %v", err)
+			}
+			if err := r.Wait(); err != nil {
+				t.Errorf("waiting after the end: %v", err)
+			}
+		})
+	}
+}
+
 func TestMemoryThatIsGivenBackHoldsTheNextBodies(t *testing.T) {
 	stream := packetstream.AppendPacket(nil, packetstream.Header{ID: 1}, bytes.Repeat([]byte("x"), 64<<10))
 	r := packetstream.NewReader(&repeating{data: stream}, 0)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"sync"
 )
 
@@ -12,8 +13,9 @@ const (
 	// DefaultMaxBody is the limit of a Reader made with a limit of zero: 4 MiB.
 	DefaultMaxBody = 4 << 20
 
-	smallBuffer  = 256      // what an idle Reader holds
-	largeBuffer  = 32 << 10 // what it borrows while reads fill the small one
+	smallBuffer  = 64       // what an idle Reader holds: a header and a short body
+	largeBuffer  = 32 << 10 // what it borrows for more
+	busyRead     = 4 << 10  // a read of this size is a sign that more follow
 	directBody   = 4 << 10  // a body over this that has not arrived yet is read into memory of its own
 	firstBody    = 64 << 10 // most that is allocated for a body before any of it has arrived
 	maxEmptyRead = 100      // reads without a byte or an error before io.ErrNoProgress
@@ -43,8 +45,8 @@ func Recycle(body []byte) {
 	}
 }
 
-// Reader reads packets from a byte stream. An idle Reader holds less than half a KiB; a busy one borrows 32 KiB. It is
-// not safe for concurrent use.
+// Reader reads packets from a byte stream. An idle Reader holds a quarter of a KiB; a busy one borrows 32 KiB. It is not
+// safe for concurrent use.
 type Reader struct {
 	src io.Reader
 	max uint32
@@ -83,6 +85,26 @@ func (r *Reader) Next() (Header, []byte, error) {
 		return h, nil, r.err
 	}
 	return h, r.body, nil
+}
+
+// Wait waits until something of the next packet has arrived, unless it has already. It returns an error only when the
+// source has run into a deadline ([os.ErrDeadlineExceeded]): nothing is lost then, nothing is borrowed any more, and Wait
+// may be called again. Everything else that can go wrong is for Next to say.
+func (r *Reader) Wait() error {
+	if r.err != nil {
+		return nil
+	}
+	r.body, r.owned = nil, false
+	err := r.need(1)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		r.release()
+		return err
+	}
+	r.fail(err)
+	return nil
 }
 
 // Detach returns the body of the latest packet as memory that belongs to the caller. It copies only what shares memory
@@ -173,8 +195,8 @@ func (r *Reader) need(n int) error {
 }
 
 // prepare makes room at the end of the buffer and picks the buffer for the next read: the large one after a read that
-// filled the small one, the small one when nothing is left over and the latest read would have fitted it. So a
-// connection that falls silent holds the small one.
+// filled the small one, the small one when nothing is left over and the latest read was not that of a busy connection. So
+// one that falls silent holds the small one.
 func (r *Reader) prepare() {
 	rest := r.buffer()[r.pos:r.end]
 	switch {
@@ -182,7 +204,7 @@ func (r *Reader) prepare() {
 		large := largeBuffers.Get().(*[largeBuffer]byte)
 		r.pos, r.end = 0, copy(large[:], rest)
 		r.large = large
-	case r.large != nil && len(rest) == 0 && r.last < smallBuffer:
+	case r.large != nil && len(rest) == 0 && r.last < busyRead:
 		r.release()
 	case len(rest) == 0:
 		r.pos, r.end = 0, 0

@@ -243,7 +243,7 @@ func explainCall(err error, method string, kind muxrpc.CallType) error {
 		return fmt.Errorf("the peer answered: %s", remoteText(remote))
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("no answer in time: raise --timeout if %s takes long", method)
-	case errors.Is(err, muxrpc.ErrTooLarge), errors.Is(err, muxrpc.ErrWriteTimeout):
+	case errors.Is(err, muxrpc.ErrTooLarge), errors.Is(err, muxrpc.ErrWriteTimeout), errors.Is(err, muxrpc.ErrPacketTimeout):
 		return err // it ends the session too, but says more
 	case errors.Is(err, muxrpc.ErrSessionClosed), errors.Is(err, muxrpc.ErrUnexpectedEnd), errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("the connection was cut; is the peer still running?")

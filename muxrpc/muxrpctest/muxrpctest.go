@@ -56,6 +56,9 @@ func (c *conn) Close() error {
 	return nil
 }
 
+// ReadResumes is true as it is of sockets.
+func (c *conn) ReadResumes() bool { return true }
+
 func (c *conn) LocalAddr() net.Addr  { return addr{} }
 func (c *conn) RemoteAddr() net.Addr { return addr{} }
 
