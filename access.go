@@ -21,6 +21,9 @@ type Access struct {
 	permissions muxrpc.Permissions
 }
 
+// accessOfEverybody is one value for all callers that have no more. It never changes.
+var accessOfEverybody any = Access{}
+
 type accessKind byte
 
 const (

@@ -161,11 +161,11 @@ func (a *App) authorize(ctx context.Context, key keys.PublicKey, remote string) 
 		return nil, err
 	}
 	access := accessOf(answer)
-	if access.kind == accessRefused {
-		if !a.admitFalse {
-			return nil, errRefused
-		}
-		access = Access{}
+	switch {
+	case access.kind == accessRefused && !a.admitFalse:
+		return nil, errRefused
+	case access.kind != accessGiven:
+		return accessOfEverybody, nil
 	}
 	return access, nil
 }

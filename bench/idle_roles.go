@@ -110,8 +110,8 @@ func waitForBytes(conn gonet.Conn) {
 	}
 }
 
-// answerMemory answers each line with the bytes of this process that are in memory, when that has become steady. It
-// writes a heap profile to the file that the argument names.
+// answerMemory answers each line with the bytes of this process that are in memory, when that has become steady. If the
+// argument names a file, the memory is explained.
 func answerMemory(args []string) error {
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		n, err := residentWhenSteady()
@@ -119,23 +119,18 @@ func answerMemory(args []string) error {
 			return err
 		}
 		if args[0] != "" {
-			explainMemory()
+			if err := explainMemory(args[0]); err != nil {
+				return err
+			}
 		}
 		fmt.Println(n)
 	}
-	if args[0] == "" {
-		return nil
-	}
-	f, err := os.Create(args[0])
-	if err != nil {
-		return err
-	}
-	return errors.Join(pprof.WriteHeapProfile(f), f.Close())
+	return nil
 }
 
 // residentWhenSteady returns what is left when goroutines that wait for work have gone and garbage has been given back.
 func residentWhenSteady() (int, error) {
-	time.Sleep(3 * time.Second) // a session's crew goes home in one or two
+	time.Sleep(5 * time.Second) // a session's crew goes home in one or two
 	for range 3 {
 		runtime.GC() // shrinks stacks by half each time
 	}
@@ -143,12 +138,17 @@ func residentWhenSteady() (int, error) {
 	return residentOf("self")
 }
 
-// explainMemory says on standard error what the memory is used for.
-func explainMemory() {
+// explainMemory says on standard error what the memory is used for, and writes a heap profile.
+func explainMemory(path string) error {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	fmt.Fprintf(os.Stderr, "KiB: objects %d, in spans of %d; stacks %d of %d goroutines; runtime's own %d\n",
 		m.HeapAlloc>>10, m.HeapInuse>>10, m.StackInuse>>10, runtime.NumGoroutine(), (m.MSpanInuse+m.GCSys+m.OtherSys)>>10)
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pprof.WriteHeapProfile(f), f.Close())
 }
 
 // peersOf connects as often as the second argument says to the address in the first, and stays.

@@ -230,7 +230,7 @@ func (r *Reader) useIdle() {
 	if r.quiet != nil {
 		quietPool.Put(r.quiet)
 	}
-	r.large, r.quiet = nil, nil
+	r.large, r.quiet, r.plain = nil, nil, nil // plain may point to the end of a buffer
 	r.buf = r.idle[:]
 	r.lo, r.hi = 0, 0
 }

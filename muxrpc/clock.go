@@ -69,6 +69,16 @@ func (s *Session) packetIsLate() bool {
 	return false
 }
 
+// rest stops the timer if no packet needs it. Called with Session.mu held.
+func (c *packetClock) rest() {
+	c.armed.Store(false) // before the look, so that a packet that begins after it sets the timer
+	if c.since.Load() != 0 {
+		c.armed.Store(true)
+		return
+	}
+	c.close()
+}
+
 // close stops the timer. Called with Session.mu held.
 func (c *packetClock) close() {
 	if c.timer != nil {

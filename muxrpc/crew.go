@@ -64,6 +64,7 @@ func (s *Session) watch() {
 	c := &s.crew
 	if c.timer == nil && !c.closed {
 		c.spare = len(c.resting)
+		s.isQuiet() // from now on
 		c.timer = time.AfterFunc(crewRest, s.calmDown)
 	}
 }

@@ -77,3 +77,36 @@ func TestAnyFirstIDIsUnused(t *testing.T) {
 		}
 	}
 }
+
+// TestIDWindowAgreesWithAList compares with what is said of it, for ids that jump, repeat, stay in order for long and go
+// around.
+func TestIDWindowAgreesWithAList(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	for range 50 {
+		var w idWindow
+		newest := rng.Int32N(math.MaxInt32) + 1
+		used := map[int32]bool{}
+		for n := range 20_000 {
+			id := newest
+			switch {
+			case n == 0:
+			case n%5000 < 3000:
+				id += 1 - 2*rng.Int32N(2)*rng.Int32N(2)*rng.Int32N(2) // as a rule the next
+			default:
+				id += rng.Int32N(2200) - 1100
+			}
+			if id <= 0 {
+				id += math.MaxInt32 // around
+			}
+			ahead, behind := idDistance(newest, id)
+			want := !used[id] && (n == 0 || ahead <= behind || behind < idSpan)
+			if got := w.use(id); got != want {
+				t.Fatalf("use(%d) is %v when the newest is %d", id, got, newest)
+			}
+			used[id] = true
+			if ahead <= behind {
+				newest = id
+			}
+		}
+	}
+}

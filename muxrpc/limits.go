@@ -62,6 +62,18 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// sharedLimits returns l in memory that sessions of the Mux share, as long as their limits are the same.
+func (m *Mux) sharedLimits(l Limits) *Limits {
+	if m == nil {
+		return &l
+	}
+	if last := m.limits.Load(); last != nil && *last == l {
+		return last
+	}
+	m.limits.Store(&l)
+	return &l
+}
+
 func orDefault[T int | time.Duration](v, def T) T {
 	if v <= 0 {
 		return def

@@ -12,21 +12,22 @@ type ReadResumer interface {
 	ReadResumes() bool
 }
 
-func resumerOf(conn any) ReadResumer {
-	if r, ok := conn.(ReadResumer); ok && r.ReadResumes() {
-		return r
-	}
-	return nil
+func readResumes(conn any) bool {
+	r, ok := conn.(ReadResumer)
+	return ok && r.ReadResumes()
 }
+
+// setReadDeadline is for connections that are a ReadResumer. One that fails here fails the next read too.
+func (s *Session) setReadDeadline(t time.Time) { _ = s.conn.(ReadResumer).SetReadDeadline(t) }
 
 // quiet is how a session waits for the peer. Guarded by Session.mu.
 type quiet struct {
-	conn        ReadResumer // nil if waiting cannot be interrupted
-	waiting     bool        // for a packet
-	interrupted bool        // the wait is being ended, to begin again in a fresh goroutine
-	parked      bool        // it has begun again there
-	waits       uint32      // how often a wait has begun
-	seen        uint32      // what that was when somebody last looked
+	resumes     bool   // waiting can be interrupted
+	waiting     bool   // for a packet
+	interrupted bool   // the wait is being ended, to begin again in a fresh goroutine
+	parked      bool   // it has begun again there
+	waits       uint32 // how often a wait has begun
+	seen        uint32 // what that was when somebody last looked
 }
 
 // waited is what becomes of a wait.
@@ -51,7 +52,7 @@ func (s *Session) waitBegins() {
 	q := &s.quiet
 	q.waiting = true
 	q.waits++
-	if q.conn != nil && !q.parked {
+	if q.resumes && !q.parked {
 		s.watch()
 	}
 }
@@ -62,7 +63,7 @@ func (s *Session) waitEnds(err error) waited {
 	interrupted := q.interrupted
 	q.waiting, q.interrupted, q.parked = false, false, interrupted && err != nil
 	if interrupted {
-		_ = q.conn.SetReadDeadline(time.Time{}) // a connection that fails here fails the next read too
+		s.setReadDeadline(time.Time{})
 	}
 	s.mu.Unlock()
 	switch {
@@ -80,15 +81,15 @@ func (s *Session) isQuiet() bool {
 	q := &s.quiet
 	was := q.seen
 	q.seen = q.waits
-	return q.conn == nil || q.waiting && q.waits == was
+	return !q.resumes || q.waiting && q.waits == was
 }
 
 // park lets the session wait in a fresh goroutine. Called with mu held.
 func (s *Session) park() {
 	q := &s.quiet
-	if q.conn == nil || !q.waiting || q.interrupted || q.parked {
+	if !q.resumes || !q.waiting || q.interrupted || q.parked {
 		return
 	}
 	q.interrupted = true
-	_ = q.conn.SetReadDeadline(time.Unix(1, 0)) // if it fails, there is nothing to wait for
+	s.setReadDeadline(time.Unix(1, 0))
 }

@@ -25,7 +25,7 @@ type Options struct {
 // Session is a connection to a peer, which may call and serve. All its methods may be called concurrently.
 type Session struct {
 	conn   io.ReadWriteCloser
-	limits Limits
+	limits *Limits // never changed
 	mux    *Mux
 	peer   any
 	log    *slog.Logger
@@ -39,7 +39,7 @@ type Session struct {
 	reader     *packetstream.Reader // owned by read
 	spoken     bool                 // owned by read: the peer has sent a packet
 	begun      packetClock          // of the packet that is being read
-	writeRenew time.Time            // owned by whoever flushes
+	writeRenew time.Duration        // owned by whoever flushes: when, by the meter
 	writeWatch *time.Timer          // owned by whoever flushes
 
 	mu sync.Mutex
@@ -84,7 +84,7 @@ type state struct {
 func New(ctx context.Context, conn io.ReadWriteCloser, opts Options) *Session {
 	s := &Session{
 		conn:   conn,
-		limits: opts.Limits.withDefaults(),
+		limits: opts.Mux.sharedLimits(opts.Limits.withDefaults()),
 		mux:    opts.Mux,
 		peer:   opts.Peer,
 		log:    opts.Logger,
@@ -95,10 +95,10 @@ func New(ctx context.Context, conn io.ReadWriteCloser, opts Options) *Session {
 	s.meter.start()
 	s.perms.Store(s.mux.permissionSet(opts.Permissions))
 	s.reader = packetstream.NewReader(meteredReader{s}, uint32(min(s.limits.MaxPacket, math.MaxInt32)))
-	s.quiet.conn = resumerOf(conn)
+	s.quiet.resumes = readResumes(conn)
 	s.ctx.s = s
 	s.ctx.Context, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx)) // the session ends first, then its handlers
-	s.mu.Lock() // the session may end before AfterFunc returns
+	s.mu.Lock()                                                                   // the session may end before AfterFunc returns
 	defer s.mu.Unlock()
 	if ctx.Done() != nil {
 		s.detach = context.AfterFunc(ctx, func() { s.Abort(context.Cause(ctx)) })
@@ -160,6 +160,13 @@ func (s *Session) whenOver() chan struct{} {
 		}
 	}
 	return s.done
+}
+
+// Ended reports whether the session takes no more calls in either direction. Done is closed soon after.
+func (s *Session) Ended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
 }
 
 // Err returns why the session ended: nil while it has not, and after an orderly end.
@@ -342,6 +349,7 @@ func (s *Session) trim() {
 		s.credit.dirty = nil
 	}
 	s.crew.resting = nil
+	s.begun.rest()
 }
 
 // forget takes a stream off the tables. Called with mu held.

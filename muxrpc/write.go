@@ -201,12 +201,12 @@ func (s *Session) armWrite() {
 		})
 		return
 	}
-	now := time.Now()
-	if now.Before(s.writeRenew) {
+	now := s.meter.age()
+	if now < s.writeRenew {
 		return
 	}
-	s.writeRenew = now.Add(timeout / 8)
-	_ = d.SetWriteDeadline(now.Add(timeout)) // a connection that fails here fails the write too
+	s.writeRenew = now + timeout/8
+	_ = d.SetWriteDeadline(time.Now().Add(timeout)) // a connection that fails here fails the write too
 }
 
 func (s *Session) disarmWrite() {

@@ -13,7 +13,7 @@ const (
 	// DefaultMaxBody is the limit of a Reader made with a limit of zero: 4 MiB.
 	DefaultMaxBody = 4 << 20
 
-	smallBuffer  = 64       // what an idle Reader holds: a header and a short body
+	smallBuffer  = 48       // what an idle Reader holds: a header and a short body
 	largeBuffer  = 32 << 10 // what it borrows for more
 	busyRead     = 4 << 10  // a read of this size is a sign that more follow
 	directBody   = 4 << 10  // a body over this that has not arrived yet is read into memory of its own

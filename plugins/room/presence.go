@@ -1,6 +1,7 @@
 package room
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/keys"
 )
 
 const (
@@ -36,7 +38,6 @@ type presence struct {
 }
 
 type attendant struct {
-	ref      string
 	order    uint64
 	sessions []*secretstack.Peer // announced, the latest last
 }
@@ -44,24 +45,30 @@ type attendant struct {
 // event is one change of who is present.
 type event struct {
 	joined bool
-	ref    string
+	key    [32]byte
+}
+
+// ref is the reference of the key of a peer.
+func ref(key [32]byte) string {
+	k, _ := keys.NewPublicKey(key[:]) // the length is right
+	return k.Ref()
 }
 
 // outcome leaves out of changes what has no effect in the end: who has come and gone, or gone and come back.
 func outcome(events []event) []event {
 	type span struct{ first, last int }
-	spans := map[string]span{}
+	spans := map[[32]byte]span{}
 	for i, e := range events {
-		s, seen := spans[e.ref]
+		s, seen := spans[e.key]
 		if !seen {
 			s.first = i
 		}
 		s.last = i
-		spans[e.ref] = s
+		spans[e.key] = s
 	}
 	var left []event
 	for i, e := range events {
-		if s := spans[e.ref]; i == s.last && e.joined == events[s.first].joined {
+		if s := spans[e.key]; i == s.last && e.joined == events[s.first].joined {
 			left = append(left, e)
 		}
 	}
@@ -96,9 +103,9 @@ func (p *presence) announce(session *secretstack.Peer) {
 	a := p.present[key]
 	if a == nil {
 		p.joins++
-		a = &attendant{ref: session.Key().Ref(), order: p.joins}
+		a = &attendant{order: p.joins}
 		p.present[key] = a
-		p.note(event{joined: true, ref: a.ref})
+		p.note(event{joined: true, key: key})
 	}
 	if !slices.Contains(a.sessions, session) {
 		a.sessions = append(a.sessions, session)
@@ -143,7 +150,7 @@ func (p *presence) remove(session *secretstack.Peer) bool {
 	a.sessions = slices.DeleteFunc(a.sessions, func(s *secretstack.Peer) bool { return s == session })
 	if len(a.sessions) == 0 {
 		delete(p.present, key)
-		p.note(event{ref: a.ref})
+		p.note(event{key: key})
 	}
 	return true
 }
@@ -182,12 +189,12 @@ func (p *presence) now() (*state, <-chan struct{}) {
 }
 
 func (p *presence) newState() *state {
-	present := slices.SortedFunc(maps.Values(p.present), func(a, b *attendant) int {
-		return int(int64(a.order) - int64(b.order))
+	present := slices.SortedFunc(maps.Keys(p.present), func(a, b [32]byte) int {
+		return cmp.Compare(p.present[a].order, p.present[b].order)
 	})
 	s := &state{seq: p.seq, refs: make([]string, len(present))}
-	for i, a := range present {
-		s.refs[i] = a.ref
+	for i, key := range present {
+		s.refs[i] = ref(key)
 	}
 	s.json, _ = json.Marshal(s.refs) // strings always encode
 	return s

@@ -1,7 +1,7 @@
 package room
 
 import (
-	"fmt"
+	"encoding/binary"
 	"slices"
 	"strings"
 	"testing"
@@ -11,7 +11,7 @@ import (
 func TestSubscribersThatFallFarBehindGetAFreshState(t *testing.T) {
 	p := newPresence()
 	for i := range 5 * keptEvents {
-		p.note(event{joined: true, ref: fmt.Sprint(i)})
+		p.note(event{joined: true, key: number(i)})
 		if len(p.events) > 2*keptEvents {
 			t.Fatalf("%d events are kept", len(p.events))
 		}
@@ -20,7 +20,7 @@ func TestSubscribersThatFallFarBehindGetAFreshState(t *testing.T) {
 		t.Error("the first events are still there")
 	}
 	events, _, ok := p.since(p.seq - keptEvents)
-	if !ok || len(events) != keptEvents || events[keptEvents-1].ref != fmt.Sprint(5*keptEvents-1) {
+	if !ok || len(events) != keptEvents || events[keptEvents-1].key != number(5*keptEvents-1) {
 		t.Errorf("the last %d events are not there: %v, %d", keptEvents, ok, len(events))
 	}
 	if events, _, ok := p.since(p.seq); !ok || len(events) != 0 {
@@ -28,11 +28,17 @@ func TestSubscribersThatFallFarBehindGetAFreshState(t *testing.T) {
 	}
 }
 
+// number is a key.
+func number(n int) (key [32]byte) {
+	binary.LittleEndian.PutUint64(key[:], uint64(n))
+	return key
+}
+
 func TestChangesWithoutEffectAreLeftOut(t *testing.T) {
 	events := func(text string) []event {
 		var list []event
 		for _, word := range strings.Fields(text) {
-			list = append(list, event{joined: word[0] == '+', ref: word[1:]})
+			list = append(list, event{joined: word[0] == '+', key: [32]byte{word[1]}})
 		}
 		return list
 	}

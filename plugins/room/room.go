@@ -184,13 +184,11 @@ func (r *Room) attend(ctx context.Context) bool {
 		}
 	}
 	r.presence.announce(session)
-	select {
-	case <-session.Done(): // maybe it has left before it came
+	if session.Ended() { // maybe it has left before it came
 		r.presence.leave(session)
 		return false
-	default:
-		return true
 	}
+	return true
 }
 
 // endpoints announces the caller, and gives the list of who is here: at once, when it changes, and from time to time.
@@ -279,7 +277,7 @@ func (r *Room) attendants(ctx context.Context, _ muxrpc.None) iter.Seq2[any, err
 
 func (e event) item() any {
 	if e.joined {
-		return change{Type: "joined", ID: e.ref}
+		return change{Type: "joined", ID: ref(e.key)}
 	}
-	return change{Type: "left", ID: e.ref}
+	return change{Type: "left", ID: ref(e.key)}
 }
