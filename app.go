@@ -28,6 +28,7 @@ var errNotStarted = errors.New("secretstack: the app has not started yet")
 type App struct {
 	cfg        *resolved
 	log        *slog.Logger
+	peerLog    *slog.Logger // of sessions
 	admitFalse bool
 	mux        *muxrpc.Mux
 
@@ -54,12 +55,12 @@ type App struct {
 
 	mu           sync.Mutex // guards what follows, and is not held while anything waits or a plugin is called
 	state        state
-	peers        map[[32]byte][]*Peer // oldest first; no empty entries
-	open         int                  // connections whose end the plugins have not been told yet
-	jobs         map[string]int       // background work that is running, by plugin
-	queued       []job                // background work for when the app has started
-	idle         *time.Timer          // ends idle connections; nil while there is nobody
-	changed      chan struct{}        // closed, and replaced, when open or jobs become fewer
+	peers        map[[32]byte]*Peer // the newest with that key
+	open         int                // connections whose end the plugins have not been told yet
+	jobs         map[string]int     // background work that is running, by plugin
+	queued       []job              // background work for when the app has started
+	idle         *time.Timer        // ends idle connections; nil while there is nobody
+	changed      chan struct{}      // closed, and replaced, when open or jobs become fewer
 	exports      []any
 	detach       func() bool       // stops watching the context of Start
 	self         []*muxrpc.Session // both ends of the app's session with itself, when made
@@ -103,10 +104,11 @@ func newApp(cfg *resolved, admitFalse bool) *App {
 		sets:       map[string]muxrpc.Permissions{},
 		ready:      make(chan struct{}),
 		done:       make(chan struct{}),
-		peers:      map[[32]byte][]*Peer{},
+		peers:      map[[32]byte]*Peer{},
 		jobs:       map[string]int{},
 		changed:    make(chan struct{}),
 	}
+	a.peerLog = slog.New(peerLog{a.log.Handler()})
 	a.letIn = sync.OnceFunc(func() { close(a.ready) })
 	a.life, a.endLife = context.WithCancel(context.Background())
 	a.work, a.stopWork = context.WithCancel(a.life)

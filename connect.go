@@ -95,7 +95,7 @@ func (a *App) admit(conn *multiserver.Conn, isClient bool) (*Peer, error) {
 		Permissions: a.permissions(conn.Auth(), isClient),
 		Peer:        p,
 		Limits:      a.cfg.limits,
-		Logger:      slog.New(&peerLog{a.log.Handler(), p}),
+		Logger:      a.peerLog,
 	})
 	onConnect, surplus := a.enter(p)
 	if surplus != nil {
@@ -125,7 +125,8 @@ func (a *App) enter(p *Peer) (onConnect []func(*Peer), surplus *Peer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	key := p.Key().Array()
-	a.peers[key] = append(a.peers[key], p)
+	p.older = a.peers[key]
+	a.peers[key] = p
 	a.watchIdle()
 	if a.state != running {
 		go p.Abort(ErrClosed) // Close has made its round already
@@ -136,15 +137,15 @@ func (a *App) enter(p *Peer) (onConnect []func(*Peer), surplus *Peer) {
 	return a.onConnect, surplus
 }
 
-// oldestOver returns the first peer that has dialled us when there are more than limit, those aside that are on their
+// oldestOver returns the oldest peer that has dialled us when there are more than limit, those aside that are on their
 // way out.
-func oldestOver(limit int, peers []*Peer) (oldest *Peer) {
-	for _, p := range peers {
+func oldestOver(limit int, newest *Peer) (oldest *Peer) {
+	for p := newest; p != nil; p = p.older {
 		if p.replaced {
 			continue
 		}
 		limit--
-		if oldest == nil && !p.isClient {
+		if !p.isClient {
 			oldest = p
 		}
 	}
@@ -186,8 +187,16 @@ func (a *App) remove(p *Peer) []func(*Peer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	key := p.Key().Array()
-	rest := slices.DeleteFunc(a.peers[key], func(other *Peer) bool { return other == p })
-	if a.peers[key] = rest; len(rest) == 0 {
+	newest := a.peers[key]
+	if newest == p {
+		newest = p.older
+	}
+	for other := newest; other != nil; other = other.older {
+		if other.older == p {
+			other.older = p.older
+		}
+	}
+	if a.peers[key] = newest; newest == nil {
 		delete(a.peers, key)
 	}
 	return a.onDisconnect
@@ -197,9 +206,9 @@ func (a *App) remove(p *Peer) []func(*Peer) {
 func (a *App) Peers() []*Peer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var peers []*Peer
-	for _, same := range a.peers {
-		peers = append(peers, same...)
+	peers := slices.Grow([]*Peer(nil), len(a.peers))
+	for _, newest := range a.peers {
+		peers = newest.appendOldestFirst(peers)
 	}
 	return peers
 }
@@ -208,5 +217,15 @@ func (a *App) Peers() []*Peer {
 func (a *App) PeersOf(key keys.PublicKey) []*Peer {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return slices.Clone(a.peers[key.Array()])
+	return a.peers[key.Array()].appendOldestFirst(nil)
+}
+
+// appendOldestFirst appends the peers with the key of p, which is the newest of them. The caller holds App.mu.
+func (p *Peer) appendOldestFirst(peers []*Peer) []*Peer {
+	n := len(peers)
+	for ; p != nil; p = p.older {
+		peers = append(peers, p)
+	}
+	slices.Reverse(peers[n:])
+	return peers
 }

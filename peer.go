@@ -25,7 +25,8 @@ type Peer struct {
 	app      *App
 	conn     *multiserver.Conn // nil: the app itself
 	isClient bool
-	replaced bool // guarded by App.mu: it had to go for another with its key
+	replaced bool  // guarded by App.mu: it had to go for another with its key
+	older    *Peer // guarded by App.mu: the one with its key that came before
 }
 
 // PeerFrom returns who has called the method whose handler was given ctx. It is nil where nobody has: in hooks that the
@@ -81,21 +82,17 @@ func (l *link) Close() error {
 	return l.Conn.Close()
 }
 
-// peerLog adds a peer to what is logged about it, without keeping a logger's memory for each.
-type peerLog struct {
-	slog.Handler
-	peer *Peer
-}
+// peerLog adds to what sessions log which peer it is about, so that not each of them has to hold a logger.
+type peerLog struct{ slog.Handler }
 
-func (h *peerLog) Handle(ctx context.Context, r slog.Record) error {
-	r.AddAttrs(slog.String("peer", h.peer.Key().Short()))
+func (h peerLog) Handle(ctx context.Context, r slog.Record) error {
+	if p := PeerFrom(ctx); p != nil {
+		r.AddAttrs(slog.String("peer", p.Key().Short()))
+	}
 	return h.Handler.Handle(ctx, r)
 }
 
-func (h *peerLog) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &peerLog{h.Handler.WithAttrs(attrs), h.peer}
+func (h peerLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return peerLog{h.Handler.WithAttrs(attrs)}
 }
-
-func (h *peerLog) WithGroup(name string) slog.Handler {
-	return &peerLog{h.Handler.WithGroup(name), h.peer}
-}
+func (h peerLog) WithGroup(name string) slog.Handler { return peerLog{h.Handler.WithGroup(name)} }

@@ -26,15 +26,14 @@ type Reader struct {
 	key   secretbox.Key
 	nonce [NonceSize]byte // of the next thing to open
 
-	buf    []byte           // idle[:], quiet[:] or large[:]
 	quiet  *[quietSize]byte // from the pool, or nil
 	large  *[largeSize]byte // from the pool, or nil; there is one of the two at most
-	lo, hi int              // buf[lo:hi] has arrived and is not opened
+	lo, hi int              // buffer()[lo:hi] has arrived and is not opened
+	plain  []byte           // opened and not yet handed out; lies in the buffer before lo
 	filled bool             // the last read took all the room there was
-	plain  []byte           // opened and not yet handed out; lies in buf before lo
 
-	inBody bool // the next thing to open is a body
-	size   int  // of that body
+	inBody bool   // the next thing to open is a body
+	size   uint16 // of that body
 	tag    [secretbox.TagSize]byte
 
 	readErr error // from r; reported when buf[lo:hi] is used up
@@ -48,7 +47,6 @@ type Reader struct {
 func NewReader(r io.Reader, key *[KeySize]byte, nonce *[NonceSize]byte) *Reader {
 	br := &Reader{r: r, nonce: *nonce}
 	br.key.Init(key)
-	br.buf = br.idle[:]
 	return br
 }
 
@@ -98,7 +96,7 @@ func (r *Reader) takePlain(p []byte) int {
 // wanted says how many bytes the next thing to open has.
 func (r *Reader) wanted() int {
 	if r.inBody {
-		return r.size
+		return int(r.size)
 	}
 	return HeaderSize
 }
@@ -106,7 +104,7 @@ func (r *Reader) wanted() int {
 // open opens the next header or body, which has arrived whole, and says how many
 // bytes it put into p.
 func (r *Reader) open(p []byte) int {
-	box := r.buf[r.lo : r.lo+r.wanted()]
+	box := r.buffer()[r.lo : r.lo+r.wanted()]
 	if !r.inBody {
 		r.openHeader(box)
 		return 0
@@ -144,7 +142,7 @@ func (r *Reader) openHeader(box []byte) {
 	increment(&r.nonce)
 	r.lo += HeaderSize
 	r.inBody = true
-	r.size = int(binary.BigEndian.Uint16(header[:]))
+	r.size = binary.BigEndian.Uint16(header[:])
 	copy(r.tag[:], header[2:])
 }
 
@@ -156,7 +154,7 @@ func (r *Reader) fill() error {
 	}
 	r.makeRoom()
 	for range maxEmptyReads {
-		room := r.buf[r.hi:]
+		room := r.buffer()[r.hi:]
 		n, err := r.r.Read(room)
 		if n < 0 || n > len(room) {
 			r.fail(errors.New("boxstream: the underlying reader returned an invalid count"))
@@ -191,7 +189,7 @@ func (r *Reader) readFailed(err error) error {
 // for what is wanted. A header that breaks a long silence is read alone; the
 // large buffer is kept only while reads fill it.
 func (r *Reader) makeRoom() {
-	left := r.buf[r.lo:r.hi]
+	left := r.buffer()[r.lo:r.hi]
 	idle := r.large == nil && r.quiet == nil
 	switch {
 	case r.large == nil && (r.filled && !idle || r.wanted() > quietSize):
@@ -201,9 +199,20 @@ func (r *Reader) makeRoom() {
 	case r.large != nil && len(left) == 0 && !r.filled && r.wanted() <= quietSize:
 		r.useQuiet(nil)
 	case r.lo > 0:
-		copy(r.buf, left)
+		copy(r.buffer(), left)
 	}
 	r.lo, r.hi = 0, len(left)
+}
+
+// buffer returns the buffer in use.
+func (r *Reader) buffer() []byte {
+	switch {
+	case r.large != nil:
+		return r.large[:]
+	case r.quiet != nil:
+		return r.quiet[:]
+	}
+	return r.idle[:]
 }
 
 // useLarge moves what is left to the large buffer.
@@ -211,7 +220,7 @@ func (r *Reader) useLarge(left []byte) {
 	large := largePool.Get().(*[largeSize]byte)
 	copy(large[:], left)
 	r.useIdle()
-	r.large, r.buf = large, large[:]
+	r.large = large
 }
 
 // useQuiet moves what is left, which fits, to the buffer of a quiet stream.
@@ -219,7 +228,7 @@ func (r *Reader) useQuiet(left []byte) {
 	quiet := quietPool.Get().(*[quietSize]byte)
 	copy(quiet[:], left)
 	r.useIdle()
-	r.quiet, r.buf = quiet, quiet[:]
+	r.quiet = quiet
 }
 
 // useIdle gives the buffers back that are borrowed.
@@ -231,7 +240,6 @@ func (r *Reader) useIdle() {
 		quietPool.Put(r.quiet)
 	}
 	r.large, r.quiet, r.plain = nil, nil, nil // plain may point to the end of a buffer
-	r.buf = r.idle[:]
 	r.lo, r.hi = 0, 0
 }
 

@@ -13,12 +13,11 @@ import (
 // several boxes to one write of the underlying stream. A Writer is for one
 // goroutine at a time.
 type Writer struct {
-	w     io.Writer
-	key   secretbox.Key
-	nonce [NonceSize]byte // of the next header
-	err   error           // set by the first failure and by Close; ends the stream
-	// closeErr is what Close returned; set when err is ErrClosed.
-	closeErr error
+	w      io.Writer
+	key    secretbox.Key
+	nonce  [NonceSize]byte // of the next header
+	closed bool            // Close has written the goodbye, or tried to
+	err    error           // the first failure, which ends the stream; once closed, what Close returned
 }
 
 // NewWriter returns a Writer that encrypts to w. The nonce counts upwards from
@@ -36,10 +35,11 @@ func (w *Writer) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "boxstre
 // nothing. After an error n is the number of bytes whose boxes were written
 // whole, and the Writer stays failed: the other side could not follow it.
 func (w *Writer) Write(p []byte) (n int, err error) {
-	if w.err != nil {
-		return 0, w.err
-	}
 	switch {
+	case w.closed:
+		return 0, ErrClosed
+	case w.err != nil:
+		return 0, w.err
 	case len(p) == 0:
 		return 0, nil
 	case len(p) <= MaxBody:
@@ -131,15 +131,13 @@ func wholeBoxes(n, size int) int {
 // others return what the first returned. A Writer that failed writes no goodbye
 // and Close returns the failure.
 func (w *Writer) Close() error {
-	switch {
-	case errors.Is(w.err, ErrClosed):
-		return w.closeErr
-	case w.err != nil:
+	if w.closed || w.err != nil {
 		return w.err
 	}
 	var goodbye [HeaderSize]byte
 	w.sealHeader(goodbye[:], 0, new([secretbox.TagSize]byte), &w.nonce)
-	_, w.closeErr = w.write(goodbye[:])
-	w.fail(ErrClosed)
-	return w.closeErr
+	_, err := w.write(goodbye[:])
+	w.fail(err)
+	w.closed = true
+	return err
 }

@@ -1,6 +1,7 @@
 package multiserver_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha512"
@@ -315,3 +316,103 @@ func TestWartNoTimerOutlivesTheHandshake(t *testing.T) {
 		_ = c.Close()
 	})
 }
+
+func TestWritesOfManyTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := pair(t, plain)
+		const writers, size = 20, 100_000
+		var writing sync.WaitGroup
+		for i := range writers {
+			writing.Go(func() {
+				if n, err := a.Write(bytes.Repeat([]byte{byte(i)}, size)); n != size || err != nil {
+					t.Errorf("wrote %d, %v", n, err)
+				}
+			})
+		}
+		seen := map[byte]bool{}
+		for block := make([]byte, size); len(seen) < writers; {
+			if _, err := io.ReadFull(b, block); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(block, bytes.Repeat(block[:1], size)) || seen[block[0]] {
+				t.Fatal("two writes got mixed up")
+			}
+			seen[block[0]] = true
+		}
+		writing.Wait()
+		_ = a.Abort()
+		_ = b.Abort()
+	})
+}
+
+// inside hides what kind of connection it is.
+type inside struct{ net.Conn }
+
+func TestReadingResumesAfterADeadlineWhereTheSocketAllowsIt(t *testing.T) {
+	for name, c := range map[string]struct {
+		wrap func(net.Conn) net.Conn
+		want bool
+	}{
+		"a socket":            {plain, true},
+		"an unknown kind":     {func(c net.Conn) net.Conn { return inside{c} }, false},
+		"one that knows":      {func(c net.Conn) net.Conn { return resuming{c} }, true},
+		"one that hides none": {func(c net.Conn) net.Conn { return transparent{c} }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = ln.Close() }()
+			served := make(chan *multiserver.Conn, 1)
+			go func() {
+				raw, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				conn, _ := shsFor(t, "bob").Server(t.Context(), c.wrap(raw))
+				served <- conn
+			}()
+			raw, err := net.Dial("tcp", ln.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			client, err := shsFor(t, "alice").Client(t.Context(), raw, multiserver.NewPart("shs", identity(t, "bob").Public().Base64()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = client.Close() }()
+			server := <-served
+			defer func() { _ = server.Abort() }()
+			if server.ReadResumes() != c.want {
+				t.Fatalf("ReadResumes is %v", !c.want)
+			}
+			if !c.want {
+				return
+			}
+			for range 3 {
+				_ = server.SetReadDeadline(time.Unix(1, 0))
+				if _, err := server.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Fatal(err)
+				}
+				_ = server.SetReadDeadline(time.Time{})
+				if _, err := io.WriteString(client, "hello"); err != nil {
+					t.Fatal(err)
+				}
+				got := make([]byte, 5)
+				if _, err := io.ReadFull(server, got); err != nil || string(got) != "hello" {
+					t.Fatalf("%q, %v", got, err)
+				}
+			}
+		})
+	}
+}
+
+type resuming struct{ net.Conn }
+
+func (resuming) ReadResumes() bool { return true }
+
+type transparent struct{ net.Conn }
+
+func (c transparent) NetConn() net.Conn { return c.Conn }
+func (transparent) Buffered() int       { return 0 }

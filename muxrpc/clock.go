@@ -8,10 +8,11 @@ import (
 // packetClock bounds how long a packet may take once it has begun to arrive. Most packets arrive at once and cost it
 // nothing; for others it notes when they began, and a timer that runs while there are such packets looks now and then.
 type packetClock struct {
-	reading bool         // owned by Session.read: it wants the rest of a packet
 	since   atomic.Int64 // when the packet began, in nanoseconds by the meter; 0 while none waits for its rest
-	armed   atomic.Bool  // the timer runs
 	timer   *time.Timer  // guarded by Session.mu
+	armed   atomic.Bool  // the timer runs
+	reading bool         // owned by Session.read: it wants the rest of a packet
+	later   bool         // owned by Session.read: it is not the first packet
 }
 
 // stop says that the packet is there.

@@ -33,8 +33,8 @@ type credit struct {
 	mode     creditMode
 	window   uint64 // what the peer lets a stream send before its first grant
 	timer    *time.Timer
-	reserved int       // sum of the windows of the streams we read
-	dirty    []*stream // streams with a grant to send
+	reserved int     // sum of the windows of the streams we read
+	dirty    *stream // streams with a grant to send, linked by nextDirty
 }
 
 // packetCost is what a data packet counts.
@@ -159,19 +159,20 @@ func (s *Session) grant(st *stream) {
 	st.granted = st.consumed + uint64(st.window)
 	if !st.grantDirty {
 		st.grantDirty = true
-		s.credit.dirty = append(s.credit.dirty, st)
+		s.credit.dirty, st.nextDirty = st, s.credit.dirty
 	}
 	s.flushSoon()
 }
 
 // putGrants adds one packet with all grants that wait. Called with mu held.
 func (s *Session) putGrants() {
-	if len(s.credit.dirty) == 0 {
+	if s.credit.dirty == nil {
 		return
 	}
 	body := append([]byte(nil), `{"secretstack":{"grant":[`...)
-	for _, st := range s.credit.dirty {
-		st.grantDirty = false
+	for s.credit.dirty != nil {
+		st := s.credit.dirty
+		s.credit.dirty, st.nextDirty, st.grantDirty = st.nextDirty, nil, false
 		if st.recvErr != nil || st.deaf {
 			continue
 		}
@@ -184,8 +185,6 @@ func (s *Session) putGrants() {
 		body = strconv.AppendUint(body, st.granted, 10)
 		body = append(body, ']')
 	}
-	clear(s.credit.dirty)
-	s.credit.dirty = s.credit.dirty[:0]
 	if body[len(body)-1] == '[' {
 		return
 	}

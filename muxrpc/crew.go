@@ -14,8 +14,8 @@ type task interface{ run() }
 // would have to grow to the same size again, and that costs more than many a call. Guarded by Session.mu.
 type crew struct {
 	resting []chan task // of those that wait, the one that worked last at the end
-	spare   int         // how many of them have not been needed since the timer was set
 	timer   *time.Timer // calls calmDown; nil while the session is calm
+	spare   int32       // how many of them have not been needed since the timer was set
 	closed  bool
 }
 
@@ -30,7 +30,7 @@ func (s *Session) start(t task) {
 	worker := c.resting[n]
 	c.resting[n] = nil
 	c.resting = c.resting[:n]
-	c.spare = min(c.spare, n)
+	c.spare = min(c.spare, int32(n))
 	worker <- t // has room: the worker is waiting for it
 }
 
@@ -63,7 +63,7 @@ func (s *Session) rest(orders chan task) bool {
 func (s *Session) watch() {
 	c := &s.crew
 	if c.timer == nil && !c.closed {
-		c.spare = len(c.resting)
+		c.spare = int32(len(c.resting))
 		s.isQuiet() // from now on
 		c.timer = time.AfterFunc(crewRest, s.calmDown)
 	}
@@ -77,8 +77,8 @@ func (s *Session) calmDown() {
 	if c.timer == nil {
 		return
 	}
-	c.dismiss(min(c.spare, len(c.resting)))
-	c.spare = len(c.resting)
+	c.dismiss(min(int(c.spare), len(c.resting)))
+	c.spare = int32(len(c.resting))
 	if quiet := s.isQuiet(); !quiet || c.spare > 0 {
 		c.timer.Reset(crewRest)
 		return

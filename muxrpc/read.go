@@ -66,8 +66,8 @@ func readError(err error) error {
 
 // dispatch handles one packet, docs/PROTOCOL.md §4. Its body is valid until the next one is read.
 func (s *Session) dispatch(h packetstream.Header, v Value) {
-	if !s.spoken {
-		s.spoken = true
+	if !s.begun.later {
+		s.begun.later = true
 		s.heard(h.Credit)
 	}
 	switch {
@@ -233,5 +233,5 @@ func (s *Session) endSlow(st *stream) {
 	st.abort(ErrSlowReader)
 	s.mu.Unlock()
 	defer s.mu.Lock()
-	s.log.Warn("muxrpc: reader too slow, stream ended", "type", st.typ, "id", st.id, "held", held)
+	s.log.WarnContext(&s.ctx, "muxrpc: reader too slow, stream ended", "type", st.typ, "id", st.id, "held", held)
 }

@@ -282,7 +282,7 @@ func (in *inbound) call(h Handler) (result any, err error) {
 			return
 		}
 		err = errPanicked
-		in.s.log.Error("muxrpc: handler panicked", "method", in.Name(), "panic", recover(), "stack", string(debug.Stack()))
+		in.s.log.ErrorContext(in.ctx, "muxrpc: handler panicked", "method", in.Name(), "panic", recover(), "stack", string(debug.Stack()))
 	}()
 	result, err = h(in.ctx, &in.CallInfo)
 	returned = true
@@ -295,6 +295,6 @@ func (in *inbound) call(h Handler) (result any, err error) {
 // logFailure logs an error that the peer is told nothing of.
 func (in *inbound) logFailure(err error) {
 	if _, complete := wireMessage(err); !complete {
-		in.s.log.Warn("muxrpc: call failed", "method", in.Name(), "type", in.Type, "error", err)
+		in.s.log.WarnContext(in.ctx, "muxrpc: call failed", "method", in.Name(), "type", in.Type, "error", err)
 	}
 }

@@ -19,7 +19,7 @@ type Options struct {
 	Permissions Permissions  // which of it; the zero value refuses nothing. See Session.SetPermissions
 	Peer        any          // who the other end is, for handlers to ask with PeerFrom
 	Limits      Limits       // the zero value stands for the defaults
-	Logger      *slog.Logger // where failures of handlers go that the peer must not see; nil discards them
+	Logger      *slog.Logger // where failures of handlers go that the peer must not see, with their contexts; nil discards them
 }
 
 // Session is a connection to a peer, which may call and serve. All its methods may be called concurrently.
@@ -37,7 +37,6 @@ type Session struct {
 	detach func() bool // stops watching the context that New was given; nil if that cannot end
 
 	reader     *packetstream.Reader // owned by read
-	spoken     bool                 // owned by read: the peer has sent a packet
 	begun      packetClock          // of the packet that is being read
 	writeRenew time.Duration        // owned by whoever flushes: when, by the meter
 	writeWatch *time.Timer          // owned by whoever flushes
@@ -63,11 +62,11 @@ type state struct {
 
 	closing  bool          // Close was called: no new calls
 	ended    bool          // no calls at all; the goodbye is on its way
-	reason   error         // why it ended; nil after an orderly end
 	readDone bool          // nothing more is read
 	hurry    bool          // the end may not wait for the peer
 	over     bool          // the connection is closed and nothing reads or writes it
-	done     chan struct{} // closed when that is so; made when somebody asks for it
+	reason   error         // why the session ended; nil after an orderly end
+	done     chan struct{} // closed when it is over; made when somebody asks for it
 
 	buffered int // cost of what arrived for streams and was not read
 	credit   credit
@@ -97,12 +96,14 @@ func New(ctx context.Context, conn io.ReadWriteCloser, opts Options) *Session {
 	s.reader = packetstream.NewReader(meteredReader{s}, uint32(min(s.limits.MaxPacket, math.MaxInt32)))
 	s.quiet.resumes = readResumes(conn)
 	s.ctx.s = s
-	s.ctx.Context, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx)) // the session ends first, then its handlers
-	s.mu.Lock()                                                                   // the session may end before AfterFunc returns
+	s.mu.Lock() // the session may end before AfterFunc returns
 	defer s.mu.Unlock()
+	values := ctx
 	if ctx.Done() != nil {
+		values = context.WithoutCancel(ctx) // the session ends first, then its handlers
 		s.detach = context.AfterFunc(ctx, func() { s.Abort(context.Cause(ctx)) })
 	}
+	s.ctx.Context, s.cancel = context.WithCancelCause(values)
 	go s.read()
 	return s
 }
@@ -344,9 +345,6 @@ func (s *Session) trim() {
 	}
 	if len(s.unread) == 0 {
 		s.unread = nil
-	}
-	if len(s.credit.dirty) == 0 {
-		s.credit.dirty = nil
 	}
 	s.crew.resting = nil
 	s.begun.rest()

@@ -103,7 +103,7 @@ func TestTablesAreEmptyAfterManyCallsOfEveryType(t *testing.T) {
 			t.Error(err)
 		}
 		s.mu.Lock()
-		if len(s.calls)+len(s.mine)+len(s.theirs)+len(s.unread)+s.handlers+s.serving+s.arguments+s.buffered+len(s.credit.dirty)+len(s.crew.resting) != 0 || s.out.pending != nil {
+		if len(s.calls)+len(s.mine)+len(s.theirs)+len(s.unread)+s.handlers+s.serving+s.arguments+s.buffered+len(s.crew.resting) != 0 || s.out.pending != nil || s.credit.dirty != nil {
 			t.Errorf("something is left: %+v", s.state)
 		}
 		if s.credit.reserved != 0 {

@@ -41,6 +41,7 @@ type stream struct {
 	granted    uint64
 	window     int
 	grantDirty bool
+	nextDirty  *stream
 	stalled    time.Duration // how long reading from the peer has paused for this stream…
 	progress   int           // …since its reader took half of StreamBuffer, or all there was; what it took since
 

@@ -24,8 +24,8 @@ type outbox struct {
 	pending   *arena // the first of those that wait, nil while nothing does
 	last      *arena // the last of them
 	size      int    // bytes in all of them
+	control   int    // bytes among them that were added without waiting for space
 	flushing  bool   // somebody is writing, and will write what is pending too
-	control   int    // bytes among the pending ones that were added without waiting for space
 	announced bool   // the first packet was added
 	closed    bool   // the goodbye was added: nothing follows it
 	failed    bool   // the connection failed: nothing can be written
@@ -97,7 +97,7 @@ func (o *outbox) fail() {
 
 // flushSoon makes sure that what is pending gets written. Called with mu held.
 func (s *Session) flushSoon() {
-	if !s.out.flushing && (s.out.pending != nil || len(s.credit.dirty) > 0) {
+	if !s.out.flushing && (s.out.pending != nil || s.credit.dirty != nil) {
 		s.out.flushing = true
 		s.start((*flushing)(s))
 	}

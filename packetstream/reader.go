@@ -49,16 +49,16 @@ func Recycle(body []byte) {
 // safe for concurrent use.
 type Reader struct {
 	src io.Reader
-	max uint32
 	err error // sticky
 
 	small    [smallBuffer]byte
 	large    *[largeBuffer]byte // borrowed; nil while small is in use
 	pos, end int                // the unread bytes are buffer()[pos:end]
-	last     int                // bytes the latest read of the buffer returned; decides between small and large
+	body     []byte             // what the latest Next returned
 
-	body  []byte // what the latest Next returned
-	owned bool   // body has memory of its own, it is no part of the buffer
+	max   uint32
+	last  int32 // bytes the latest read of the buffer returned; decides between small and large
+	owned bool  // body has memory of its own, it is no part of the buffer
 }
 
 // NewReader returns a Reader that reads packets from src and refuses bodies over max bytes. A max of zero means
@@ -178,7 +178,7 @@ func (r *Reader) need(n int) error {
 		r.prepare()
 		m, err := r.src.Read(r.buffer()[r.end:])
 		r.end += m
-		r.last = m
+		r.last = int32(m)
 		if m == 0 {
 			empty++
 		}
