@@ -77,11 +77,11 @@ func (b *Bucket) make(ctx context.Context) error {
 			History:        1,
 			MaxValueSize:   maxValue,
 			Storage:        jetstream.FileStorage,
-			Replicas:       1,
+			Replicas:       e.replicas,
 			LimitMarkerTTL: deletionKept,
 		})
 		if err == nil {
-			err = syncFolders(b.r.cfg.Dir)
+			err = e.syncFolders()
 		}
 		return err
 	})

@@ -23,8 +23,11 @@ type Config struct {
 	// Limits bounds what can be bounded.
 	Limits Limits
 
-	// Replicas is on how many nodes each write must be before it is acknowledged. Zero or one: this one. More are refused:
-	// clusters are not built yet.
+	// Cluster makes the registry one of several. Nil: it is alone.
+	Cluster *Cluster
+
+	// Replicas is how many nodes of a cluster hold everything: 1, 3 or 5. A write is acknowledged when a majority of them has
+	// synced it. Zero: 3 in a cluster. More than 1 are refused without one.
 	Replicas int
 
 	// Now is the clock that dates records. No decision depends on it. Nil: time.Now.
@@ -77,8 +80,14 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Identity.IsZero() {
 		return c, errors.New("registry: no identity given")
 	}
-	if c.Replicas > 1 {
-		return c, errors.New("registry: more than one replica needs a cluster, which this version does not build")
+	if err := c.checkCluster(); err != nil {
+		return c, err
+	}
+	if c.Replicas == 0 {
+		c.Replicas = 1
+		if c.Cluster != nil {
+			c.Replicas = defaultReplicas
+		}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -88,6 +97,18 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.Limits.fill()
 	return c, nil
+}
+
+func (c Config) checkCluster() error {
+	switch {
+	case c.Cluster == nil && c.Replicas > 1:
+		return errors.New("registry: more than one replica needs a cluster")
+	case c.Replicas != 0 && c.Replicas != 1 && c.Replicas != 3 && c.Replicas != 5:
+		return errors.New("registry: there can be 1, 3 or 5 replicas")
+	case c.Cluster == nil:
+		return nil
+	}
+	return c.Cluster.check()
 }
 
 // fill puts the defaults in.

@@ -29,15 +29,14 @@ const (
 	engineMessage = 4 << 20
 )
 
-// engine is one run of the embedded NATS server: no network, one connection inside the process, files below dir.
+// engine is one run of the embedded NATS server: one connection inside the process, files below dir, and no network but to
+// the other nodes of a cluster. It may also be a connection to somebody else's cluster.
 type engine struct {
-	dir    string
-	server *server.Server
+	engineConfig
+	server *server.Server      // nil: somebody else's
 	conn   *nats.Conn          // set before started is closed
 	js     jetstream.JetStream // set before started is closed
 	alarm  *alarm
-	limits Limits
-	logger *slog.Logger
 
 	started  chan struct{} // closed when start has returned
 	startErr error         // set before started is closed
@@ -46,60 +45,97 @@ type engine struct {
 	gone  chan struct{} // closed when the server has ended and let go of its files
 }
 
-// startEngine starts the engine on the files in dir. With synced, a write is acknowledged when it is on disk. The engine it
-// returns must be closed, also when there is an error.
+// An engineConfig says what kind of engine there is to be.
+type engineConfig struct {
+	dir      string
+	limits   Limits
+	logger   *slog.Logger
+	synced   bool     // a write is acknowledged when it is on disk
+	replicas int      // of what is made new
+	cluster  *Cluster // nil: it is alone
+}
+
+// startEngine starts an engine that is alone, on the files in dir. The engine it returns must be closed, also when there is an
+// error.
 func startEngine(ctx context.Context, dir string, limits Limits, logger *slog.Logger, synced bool) (*engine, error) {
-	e := &engine{dir: dir, alarm: newAlarm(), limits: limits, logger: logger, started: make(chan struct{}), gone: make(chan struct{})}
+	return engineConfig{dir: dir, limits: limits, logger: logger, synced: synced, replicas: 1}.start(ctx)
+}
+
+func (c engineConfig) options() *server.Options {
 	opts := &server.Options{
 		ServerName:             "registry",
 		DontListen:             true,
 		NoSigs:                 true,
 		MaxPayload:             engineMessage,
-		StoreDir:               dir,
-		SyncAlways:             synced,
+		StoreDir:               c.dir,
+		SyncAlways:             c.synced,
 		JetStreamMaxStore:      engineStorage,
 		JetStreamMaxMemory:     engineMemory,
 		DisableJetStreamBanner: true,
 	}
-	var err error
-	if e.server, err = server.NewServer(opts); err != nil {
-		close(e.started)
-		return e, fmt.Errorf("%w: set up the engine: %w", ErrUnavailable, err)
+	if c.cluster != nil {
+		c.cluster.apply(opts)
 	}
-	e.server.SetLoggerV2(&engineLogger{out: logger, alarm: e.alarm}, logger.Enabled(ctx, levelEngineDebug), false, false)
+	return opts
+}
+
+// start starts an engine, which must be closed, also when there is an error.
+func (c engineConfig) start(ctx context.Context) (*engine, error) {
+	e := &engine{engineConfig: c, alarm: newAlarm(c.cluster != nil), started: make(chan struct{}), gone: make(chan struct{})}
+	if c.cluster == nil || c.cluster.URL == "" {
+		var err error
+		if e.server, err = server.NewServer(c.options()); err != nil {
+			close(e.started)
+			return e, fmt.Errorf("%w: set up the engine: %w", ErrUnavailable, err)
+		}
+		e.server.SetLoggerV2(&engineLogger{out: c.logger, alarm: e.alarm}, c.logger.Enabled(ctx, levelEngineDebug), false, false)
+	}
 	go func() { // it reads all files and knows no context
 		defer close(e.started)
-		e.startErr = e.start(synced)
+		e.startErr = e.run()
 	}()
-	timeout := time.NewTimer(limits.StartTimeout)
+	timeout := time.NewTimer(c.limits.StartTimeout)
 	defer timeout.Stop()
 	select {
 	case <-e.started:
 		return e, e.startErr
 	case <-timeout.C:
-		return e, fmt.Errorf("%w: the engine did not start within %v%s", ErrUnavailable, limits.StartTimeout, e.alarm.said())
+		return e, fmt.Errorf("%w: the engine did not start within %v%s", ErrUnavailable, c.limits.StartTimeout, e.alarm.said())
 	case <-ctx.Done():
 		return e, fmt.Errorf("registry: start the engine: %w", context.Cause(ctx))
 	}
 }
 
-func (e *engine) start(synced bool) error {
-	e.server.Start()
-	err := e.server.EnableJetStream(&server.JetStreamConfig{
-		StoreDir: e.dir, SyncAlways: synced, MaxStore: engineStorage, MaxMemory: engineMemory,
-	})
-	if err != nil {
-		return fmt.Errorf("%w: start the engine: %w", ErrUnavailable, err)
+func (e *engine) run() (err error) {
+	if e.server != nil {
+		if err := e.startServer(); err != nil {
+			return err
+		}
+		e.conn, err = nats.Connect("", nats.InProcessServer(e.server), nats.NoReconnect(), nats.ErrorHandler(e.complain))
+	} else {
+		e.conn, err = e.cluster.dial(e.complain)
 	}
-	if !e.server.ReadyForConnections(e.limits.StartTimeout) {
-		return fmt.Errorf("%w: the engine is not ready%s", ErrUnavailable, e.alarm.said())
-	}
-	e.conn, err = nats.Connect("", nats.InProcessServer(e.server), nats.NoReconnect(), nats.ErrorHandler(e.complain))
 	if err != nil {
 		return fmt.Errorf("%w: reach the engine: %w", ErrUnavailable, err)
 	}
 	if e.js, err = jetstream.New(e.conn); err != nil {
 		return fmt.Errorf("%w: reach the engine: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+func (e *engine) startServer() error {
+	e.server.Start()
+	if !e.server.JetStreamEnabled() {
+		err := e.server.EnableJetStream(&server.JetStreamConfig{
+			StoreDir: e.dir, SyncAlways: e.synced, MaxStore: engineStorage, MaxMemory: engineMemory,
+		})
+		if err != nil {
+			return fmt.Errorf("%w: start the engine: %w", ErrUnavailable, err)
+		}
+	}
+	if !e.server.ReadyForConnections(e.limits.StartTimeout) {
+		return fmt.Errorf("%w: the engine is not ready%s", ErrUnavailable, e.alarm.said())
 	}
 	return nil
 }
@@ -156,7 +192,7 @@ func (e *engine) ensureLog(ctx context.Context) (end, last uint64, err error) {
 	defer cancel()
 	s, err := e.js.Stream(ctx, logStream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		s, err = e.js.CreateStream(ctx, logConfig())
+		s, err = e.js.CreateStream(ctx, logConfig(e.replicas))
 	}
 	if err != nil {
 		return 0, 0, e.failure(ctx, "open the log", err)
@@ -171,7 +207,7 @@ func (e *engine) ensureLog(ctx context.Context) (end, last uint64, err error) {
 	return s.CachedInfo().State.LastSeq, last, nil
 }
 
-func logConfig() jetstream.StreamConfig {
+func logConfig(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              logStream,
 		Subjects:          []string{logSubject},
@@ -180,7 +216,7 @@ func logConfig() jetstream.StreamConfig {
 		MaxMsgs:           -1,
 		MaxBytes:          -1,
 		MaxMsgsPerSubject: -1,
-		Replicas:          1,
+		Replicas:          replicas,
 		DenyDelete:        true,
 		DenyPurge:         true,
 		Duplicates:        time.Second, // sequences are expected instead; this keeps no table
@@ -245,7 +281,11 @@ func (e *engine) follow(ctx context.Context, stream string, from uint64, headers
 	if err != nil {
 		return e.failure(ctx, "follow "+stream, err)
 	}
-	messages, err := c.Messages()
+	var opts []jetstream.PullMessagesOpt
+	if e.cluster != nil {
+		opts = append(opts, jetstream.PullExpiry(readExpiry), jetstream.PullHeartbeat(readHeartbeat))
+	}
+	messages, err := c.Messages(opts...)
 	if err != nil {
 		return e.failure(ctx, "follow "+stream, err)
 	}

@@ -31,11 +31,17 @@ func (l *engineLogger) Noticef(format string, args ...any) { l.say(slog.LevelDeb
 
 func (l *engineLogger) Warnf(format string, args ...any) {
 	text := l.say(slog.LevelWarn, format, args)
-	l.alarm.note(text, strings.Contains(text, "disabling JetStream"))
+	l.alarm.note(text, stopsWriting(text))
 }
 
 func (l *engineLogger) Errorf(format string, args ...any) {
-	l.alarm.note(l.say(slog.LevelError, format, args), true)
+	text := l.say(slog.LevelError, format, args)
+	l.alarm.note(text, !l.alarm.amongOthers || stopsWriting(text))
+}
+
+// stopsWriting recognises what the engine says when it gives up its files.
+func stopsWriting(text string) bool {
+	return strings.Contains(text, "disabling JetStream") || strings.Contains(text, "will be DISABLED")
 }
 
 func (l *engineLogger) Fatalf(format string, args ...any) { l.Errorf(format, args...) }
@@ -46,13 +52,18 @@ const alarmDelay = 200 * time.Millisecond
 // An alarm ends the requests to an engine that has said that it fails. Such an engine answers nothing, and waiting for the
 // deadline would tell nothing more.
 type alarm struct {
+	amongOthers bool // in a cluster, whose engines complain of each other
+
 	mu      sync.Mutex
+	failed  bool                            // guarded by mu
 	last    string                          // guarded by mu
 	next    int                             // guarded by mu
 	waiting map[int]context.CancelCauseFunc // guarded by mu
 }
 
-func newAlarm() *alarm { return &alarm{waiting: map[int]context.CancelCauseFunc{}} }
+func newAlarm(amongOthers bool) *alarm {
+	return &alarm{amongOthers: amongOthers, waiting: map[int]context.CancelCauseFunc{}}
+}
 
 // guard gives a context that ends when the engine says that it fails.
 func (a *alarm) guard(ctx context.Context) (context.Context, func()) {
@@ -78,9 +89,17 @@ func (a *alarm) note(text string, fails bool) {
 	if !fails {
 		return
 	}
+	a.failed = true
 	for _, cancel := range a.waiting {
 		time.AfterFunc(alarmDelay, func() { cancel(errors.New(text)) })
 	}
+}
+
+// rung reports whether the engine has said that it fails.
+func (a *alarm) rung() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.failed
 }
 
 // said gives the last warning or error, to be put behind another text.

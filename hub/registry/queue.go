@@ -86,12 +86,12 @@ func (q *Queue) make(ctx context.Context) error {
 			MaxMsgs:           -1,
 			MaxBytes:          -1,
 			MaxMsgsPerSubject: -1,
-			Replicas:          1,
+			Replicas:          n.replicas,
 			AllowDirect:       true,
 			Duplicates:        time.Second, // nothing is looked for; this keeps no table
 		})
 		if err == nil {
-			err = syncFolders(q.r.cfg.Dir)
+			err = n.syncFolders()
 		}
 		return err
 	})

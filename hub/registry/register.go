@@ -112,9 +112,15 @@ func (r *Registry) serve(n *run) {
 	case first := <-r.requests:
 		err = r.write(n, r.gather(first))
 	}
-	if err != nil {
+	if err != nil && n.broken(err) {
 		r.fail(n, err)
 	}
+}
+
+// broken reports whether an engine has to be replaced because of an error. In a cluster it need not be this node's fault that
+// something cannot be written.
+func (n *run) broken(err error) bool {
+	return n.cluster == nil || n.alarm.rung() || errors.Is(err, ErrDamaged)
 }
 
 // gather takes what waits, so that it shares a write.
@@ -136,7 +142,7 @@ func (r *Registry) write(n *run, batch []*request) error {
 		last, _ := r.dir.position()
 		answered, err := r.writeGroup(n, batch, last)
 		if errors.Is(err, errMoved) {
-			err = r.catchUp(last)
+			err = r.catchUp(n, last)
 		}
 		if err != nil {
 			refuse(batch, err)
@@ -183,7 +189,12 @@ func (r *Registry) writeGroup(n *run, batch []*request, last uint64) (answered i
 
 // catchUp waits until the directory has taken in what somebody else has written: a write of our own that was given up as
 // lost, or one of another node.
-func (r *Registry) catchUp(last uint64) error {
+func (r *Registry) catchUp(n *run, last uint64) error {
+	if n.cluster != nil {
+		if err := r.fetch(n); err != nil {
+			return err
+		}
+	}
 	applied, moved := r.dir.position()
 	if applied > last {
 		return nil

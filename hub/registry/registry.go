@@ -8,6 +8,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +41,8 @@ type Registry struct {
 	down    error         // why it is; guarded by mu
 	changed chan struct{} // closed and replaced when run changes; guarded by mu
 	failed  uint64        // how often an engine had to be taken down; guarded by mu
+	cluster ClusterStatus // as last seen; guarded by mu
+	alone   error         // why there is no majority of nodes; guarded by mu
 
 	files *engine // the last one started, which may still have the files; owned by open, then by the writer
 }
@@ -72,7 +75,10 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := openMark(cfg.Dir)
+	if err := cfg.rightFolder(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	m, err := openMark(cfg.store())
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -129,17 +135,21 @@ func (r *Registry) release() error {
 
 // start inspects the files, starts an engine on them and brings the directory up to what the log holds.
 func (r *Registry) start(ctx context.Context) (*run, error) {
-	stored, err := inspectStore(ctx, r.cfg.Dir)
+	stored, err := inspectStore(ctx, r.cfg.store())
 	if err != nil {
 		return nil, err
 	}
-	if err := checkLog(stored, r.mark.read()); err != nil {
-		return nil, err
+	if r.cfg.Cluster == nil { // in one, a node may lack what others have acknowledged
+		if err := checkLog(stored, r.mark.read()); err != nil {
+			return nil, err
+		}
 	}
 	if stored, err = clearHalfMade(stored); err != nil {
 		return nil, err
 	}
-	e, err := startEngine(ctx, r.cfg.Dir, r.cfg.Limits, r.cfg.Logger, true)
+	e, err := engineConfig{
+		dir: r.cfg.store(), limits: r.cfg.Limits, logger: r.cfg.Logger, synced: true, replicas: r.cfg.Replicas, cluster: r.cfg.Cluster,
+	}.start(ctx)
 	r.files = e
 	if err != nil {
 		return nil, errors.Join(err, e.close())
@@ -154,10 +164,7 @@ func (r *Registry) start(ctx context.Context) (*run, error) {
 
 // load opens the log and reads it.
 func (r *Registry) load(ctx context.Context, n *run, stored []storedStream) error {
-	if err := n.loadedAll(ctx, stored); err != nil {
-		return err
-	}
-	end, last, err := n.ensureLog(ctx)
+	end, last, err := r.openLog(ctx, n, stored)
 	if err != nil {
 		return err
 	}
@@ -168,10 +175,13 @@ func (r *Registry) load(ctx context.Context, n *run, stored []storedStream) erro
 		close(n.loaded)
 	}
 	n.wg.Go(func() { n.failed <- r.read(n.life, n, last) })
+	if r.cfg.Cluster != nil {
+		n.wg.Go(func() { r.observe(n) })
+	}
 	select {
 	case <-n.loaded:
 		r.dir.skip(end)
-		if err := syncFolders(r.cfg.Dir); err != nil {
+		if err := n.syncFolders(); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 		return nil
@@ -180,6 +190,17 @@ func (r *Registry) load(ctx context.Context, n *run, stored []storedStream) erro
 	case <-ctx.Done():
 		return fmt.Errorf("registry: read the log: %w", context.Cause(ctx))
 	}
+}
+
+// openLog opens the log, or makes it, when all is there that should be.
+func (r *Registry) openLog(ctx context.Context, n *run, stored []storedStream) (end, last uint64, err error) {
+	if r.cfg.Cluster != nil {
+		return r.join(ctx, n)
+	}
+	if err := n.loadedAll(ctx, stored); err != nil {
+		return 0, 0, err
+	}
+	return n.ensureLog(ctx)
 }
 
 // loadedAll checks that the engine knows every stream that there are files of. It passes over those that it cannot load.
@@ -275,7 +296,11 @@ func (r *Registry) writable() error {
 
 // roomFor says why nothing can be written that must leave so many bytes free, if so.
 func (r *Registry) roomFor(least int64) error {
-	if _, err := r.engine(); err != nil || least < 0 {
+	_, err := r.engine()
+	if err == nil {
+		err = r.outvoted()
+	}
+	if err != nil || least < 0 {
 		return err
 	}
 	if free, known := freeBytes(r.cfg.Dir); known && free < least {
@@ -310,6 +335,13 @@ func (r *Registry) request(ctx context.Context, what string, fn func(context.Con
 		}
 	}
 	return err
+}
+
+// outvoted says why there is no majority of nodes, if so.
+func (r *Registry) outvoted() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.alone
 }
 
 // setRun replaces the engine at work, or says why there is none.
@@ -389,6 +421,9 @@ type Status struct {
 	// Free is how many bytes may be written to the disk, or -1 if the system does not tell.
 	Free int64
 
+	// Cluster is how the other nodes are doing. Nil: there are none.
+	Cluster *ClusterStatus
+
 	// Err is why nothing can be written for now, or nil. It is ErrUnavailable, ErrDamaged or ErrClosed.
 	Err error
 }
@@ -403,6 +438,11 @@ func (r *Registry) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.Failures = r.failed
+	if r.cfg.Cluster != nil {
+		seen := r.cluster
+		seen.Replicas = slices.Clone(seen.Replicas)
+		s.Cluster = &seen
+	}
 	return s
 }
 

@@ -27,7 +27,7 @@ var layers = [][]string{
 	{"multiserver/net", "multiserver/ws", "multiserver/unix", "multiserver/onion", "circuit"},
 	{"."},
 	{"internal/memnet", "internal/stay"},
-	{"hub/registry/claim"},
+	{"hub/registry/claim", "hub/cluster/credential"},
 	{"hub/native"},
 	{"plugins/room", "plugins/tunnel", "plugins/hubclient", "plugins/share"},
 	{"hub/registry", "hub/vhost"},

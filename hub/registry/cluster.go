@@ -1,0 +1,404 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	clusterFolder = "cluster" // in the data folder: the engine's files of a node, and its mark
+
+	defaultReplicas = 3
+	maxNodeName     = 63
+
+	// A node that falls silent is dropped after routePings+1 intervals.
+	routePing  = time.Second
+	routePings = 2
+
+	// A reader notices within twice the heartbeat that the node that fed it is gone.
+	readHeartbeat = time.Second
+	readExpiry    = 5 * time.Second
+
+	// observePause is how often a node asks how the log is doing.
+	observePause = 2 * time.Second
+
+	// joinAttempt bounds each question to a cluster that is not formed yet.
+	joinAttempt = time.Second
+
+	// fetchMax bounds what a writer fetches before it lets the reader catch up.
+	fetchMax = 1024
+)
+
+// Cluster makes a registry one of several with the same records. Each is a node with a data folder of its own; they write
+// with the agreement of a majority, and all of them have everything in memory. All have the same Identity.
+type Cluster struct {
+	// Name is what the nodes have in common, Node what only this one is called. Both have 1 to 63 of a to z, 0 to 9 and "-".
+	// A node keeps its name for as long as it has its data folder.
+	Name, Node string
+
+	// Listen is the address at which other nodes connect, such as "192.0.2.1:8435". Advertise is where they find it, if not
+	// there. Peers are those of all nodes; this one's own may be among them. They should be the same list on every node: as
+	// many as it has are waited for when the cluster is first formed.
+	Listen, Advertise string
+	Peers             []string
+
+	// TLS is how nodes prove to each other that they are of the cluster. It must ask for a certificate of the other side, and
+	// trust nothing but the cluster's own. There are no connections between nodes without it.
+	TLS *tls.Config
+
+	// URL is a NATS cluster of somebody else's, to be used in place of one that the nodes form: "tls://host:4222", several
+	// joined by ",". Only a server on this machine may be reached without TLS. Credentials is the file to log in with, if it asks for that. Listen,
+	// Advertise, Peers and TLS are not used then.
+	URL, Credentials string
+}
+
+// ErrForeign says that a data folder is not what the configuration takes it for: a node's of a cluster, or another one's.
+var ErrForeign = errors.New("registry: the data folder is of another kind")
+
+func (c *Cluster) check() error {
+	if !isNodeName(c.Name) || !isNodeName(c.Node) {
+		return fmt.Errorf("registry: the names of a cluster and a node have 1 to %d of a to z, 0 to 9 and \"-\", not %q and %q",
+			maxNodeName, c.Name, c.Node)
+	}
+	if c.URL != "" {
+		return c.checkURL()
+	}
+	if c.TLS == nil || c.TLS.ClientAuth != tls.RequireAndVerifyClientCert || c.TLS.ClientCAs == nil || c.TLS.RootCAs == nil ||
+		c.TLS.InsecureSkipVerify || len(c.TLS.Certificates) == 0 {
+		return errors.New("registry: nodes must prove themselves to each other: TLS with certificates on both sides is needed")
+	}
+	if _, _, err := hostPort(c.Listen); err != nil {
+		return err
+	}
+	for _, peer := range append([]string{c.Advertise}, c.Peers...) {
+		if peer == "" {
+			continue
+		}
+		if _, port, err := hostPort(peer); err != nil || port == 0 {
+			return fmt.Errorf("registry: %q is no address of a node such as 192.0.2.1:8435", peer)
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) checkURL() error {
+	for one := range strings.SplitSeq(c.URL, ",") {
+		u, err := url.Parse(strings.TrimSpace(one))
+		if err != nil || u.Host == "" {
+			return errors.New("registry: the url of the NATS cluster is not like tls://host:4222")
+		}
+		ip := net.ParseIP(u.Hostname())
+		local := u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+		if u.Scheme != "tls" && (u.Scheme != "nats" || !local) {
+			return errors.New("registry: the NATS cluster must be reached with TLS: its url begins with tls://")
+		}
+	}
+	return nil
+}
+
+func isNodeName(s string) bool {
+	return len(s) > 0 && len(s) <= maxNodeName && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
+func hostPort(address string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(address)
+	if err == nil {
+		port, err = strconv.Atoi(text)
+	}
+	if err != nil || port < 0 || port > 65535 {
+		return "", 0, fmt.Errorf("registry: %q is no address such as 192.0.2.1:8435", address)
+	}
+	return host, port, nil
+}
+
+// rightFolder sees that the data folder is of the kind that the configuration takes it for.
+func (c Config) rightFolder() error {
+	alone, err := exists(filepath.Join(c.Dir, engineFolder))
+	if err != nil {
+		return err
+	}
+	shared, err := exists(filepath.Join(c.Dir, clusterFolder))
+	switch {
+	case err != nil:
+		return err
+	case c.Cluster == nil && shared:
+		return fmt.Errorf("%w: %s is a node's of a cluster. Start the hub as one, or restore a backup into an empty folder", ErrForeign, c.Dir)
+	case c.Cluster != nil && alone:
+		return fmt.Errorf("%w: %s is a single hub's, whose records are not the cluster's", ErrForeign, c.Dir)
+	case c.Cluster == nil:
+		return nil
+	}
+	if err := os.MkdirAll(c.store(), 0o700); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+func exists(path string) (bool, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return true, nil
+}
+
+// syncFolders makes sure that the files of the engine can be found again.
+func (e *engine) syncFolders() error {
+	if e.server == nil {
+		return nil
+	}
+	return syncFolders(e.dir)
+}
+
+// apply makes a server one of the cluster's.
+func (c *Cluster) apply(o *server.Options) {
+	host, port, _ := hostPort(c.Listen) // checked
+	o.ServerName = c.Node
+	o.JetStream = true
+	// It opens the port for nodes only after one for clients. Nobody can use that: it asks for a node's certificate.
+	o.DontListen, o.Host, o.Port = false, "127.0.0.1", server.RANDOM_PORT
+	o.TLS, o.TLSVerify, o.TLSConfig, o.TLSTimeout = true, true, c.TLS.Clone(), 5
+	o.Cluster = server.ClusterOpts{
+		Name: c.Name, Host: host, Port: port, Advertise: c.Advertise, TLSConfig: c.TLS.Clone(), TLSTimeout: 5,
+		PingInterval: routePing, MaxPingsOut: routePings,
+	}
+	for _, peer := range c.Peers {
+		o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", Host: peer})
+	}
+}
+
+// dial reaches somebody else's cluster.
+func (c *Cluster) dial(complain nats.ErrHandler) (*nats.Conn, error) {
+	opts := []nats.Option{
+		nats.Name(c.Node), nats.MaxReconnects(-1), nats.ReconnectWait(500 * time.Millisecond), nats.PingInterval(2 * routePing),
+		nats.MaxPingsOutstanding(routePings), nats.ErrorHandler(complain), nats.ReconnectBufSize(-1),
+	}
+	if c.Credentials != "" {
+		opts = append(opts, nats.UserCredentials(c.Credentials))
+	}
+	return nats.Connect(c.URL, opts...)
+}
+
+// ClusterStatus is how the nodes are doing, as one of them sees it.
+type ClusterStatus struct {
+	Name, Node string
+
+	// Leader is the node that puts writes in their order. Empty: this node knows none, and nothing can be written here.
+	Leader string
+
+	// Replicas are the nodes that hold the records, as the leader says. It is from before when there is none.
+	Replicas []Replica
+
+	// Lag is how many writes there are that this node has not read yet.
+	Lag uint64
+}
+
+// Replica is a node that holds the records.
+type Replica struct {
+	Node    string
+	Current bool          // it has all that is acknowledged, or nearly
+	Offline bool          // it cannot be reached
+	Lag     uint64        // writes that it does not have yet
+	Seen    time.Duration // how long ago it was heard of; zero for the leader
+}
+
+// observe keeps asking how the log is doing, until the run ends.
+func (r *Registry) observe(n *run) {
+	ticker := time.NewTicker(observePause)
+	defer ticker.Stop()
+	for {
+		s, end, err := n.clusterStatus(n.life)
+		if n.life.Err() != nil {
+			return
+		}
+		_, _, applied := r.dir.counts()
+		if end > applied {
+			s.Lag = end - applied
+		}
+		r.observed(s, err)
+		select {
+		case <-n.life.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// observed takes over what is known of the cluster.
+func (r *Registry) observed(s ClusterStatus, err error) {
+	s.Name, s.Node = r.cfg.Cluster.Name, r.cfg.Cluster.Node
+	r.mu.Lock()
+	before := r.alone
+	r.alone = err
+	if err != nil {
+		s.Replicas = r.cluster.Replicas
+	}
+	r.cluster = s
+	r.mu.Unlock()
+	switch {
+	case err != nil && before == nil:
+		r.cfg.Logger.Warn("registry: no majority of nodes can be reached: nothing is written until it can", "err", err)
+	case err == nil && before != nil:
+		r.cfg.Logger.Info("registry: a majority of nodes is there again")
+	}
+}
+
+// clusterStatus asks the leader of the log.
+func (e *engine) clusterStatus(ctx context.Context) (s ClusterStatus, end uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, observePause)
+	defer cancel()
+	stream, err := e.js.Stream(ctx, logStream)
+	if err == nil && stream.CachedInfo().Cluster != nil && stream.CachedInfo().Cluster.Leader == "" {
+		err = errors.New("the log has no leader")
+	}
+	if err != nil {
+		return s, 0, fmt.Errorf("%w: no majority of nodes: %w", ErrUnavailable, err)
+	}
+	info := stream.CachedInfo()
+	if info.Cluster == nil {
+		return s, info.State.LastSeq, nil // a single server of somebody else's
+	}
+	s.Leader = info.Cluster.Leader
+	s.Replicas = append(s.Replicas, Replica{Node: s.Leader, Current: true})
+	for _, p := range info.Cluster.Replicas {
+		s.Replicas = append(s.Replicas, Replica{Node: p.Name, Current: p.Current, Offline: p.Offline, Lag: p.Lag, Seen: p.Active})
+	}
+	return s, info.State.LastSeq, nil
+}
+
+// join waits until the cluster can be written to, and opens the log or makes it.
+func (r *Registry) join(ctx context.Context, n *run) (end, last uint64, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, n.limits.StartTimeout,
+		fmt.Errorf("%w: no majority of nodes could be reached within %v", ErrUnavailable, n.limits.StartTimeout))
+	defer cancel()
+	for first := true; ; first = false {
+		if end, last, err = n.tryLog(ctx); err == nil {
+			break
+		}
+		if first {
+			r.cfg.Logger.Info("registry: waiting for a majority of nodes", "cluster", r.cfg.Cluster.Name, "node", r.cfg.Cluster.Node)
+		}
+		select {
+		case <-time.After(readPause):
+		case <-r.life.Done():
+			return 0, 0, ErrClosed
+		case <-ctx.Done():
+			return 0, 0, errors.Join(context.Cause(ctx), err)
+		}
+	}
+	n.raiseReplicas(ctx)
+	return end, last, nil
+}
+
+// tryLog is ensureLog for a cluster that is being formed, which answers at once or not at all.
+func (e *engine) tryLog(ctx context.Context) (end, last uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, joinAttempt)
+	defer cancel()
+	return e.ensureLog(ctx)
+}
+
+// raiseReplicas puts what was made for fewer nodes on as many as are asked for. It is no failure that there are not so many.
+func (e *engine) raiseReplicas(ctx context.Context) {
+	names, err := e.streams(ctx)
+	for _, name := range names {
+		err = errors.Join(err, e.raise(ctx, name))
+	}
+	if err != nil {
+		e.logger.Warn("registry: not everything is on as many nodes as it should be", "replicas", e.replicas, "err", err)
+	}
+}
+
+func (e *engine) raise(ctx context.Context, name string) error {
+	ctx, cancel := e.guard(ctx)
+	defer cancel()
+	s, err := e.js.Stream(ctx, name)
+	if err != nil {
+		return e.failure(ctx, "describe "+name, err)
+	}
+	config := s.CachedInfo().Config
+	ours := name == logStream || strings.HasPrefix(name, bucketPrefix) || strings.HasPrefix(name, queuePrefix)
+	if !ours || config.Replicas >= e.replicas {
+		return nil
+	}
+	config.Replicas = e.replicas
+	if _, err := e.js.UpdateStream(ctx, config); err != nil {
+		return e.failure(ctx, "put "+name+" on more nodes", err)
+	}
+	return nil
+}
+
+// fetch brings the directory up to the end of the log, as its leader knows it: what another node has written, or a write of
+// our own that was given up as lost.
+func (r *Registry) fetch(n *run) error {
+	end, last, err := n.ensureLog(n.life)
+	if err != nil {
+		return err
+	}
+	for range fetchMax {
+		applied, _ := r.dir.position()
+		if r.dir.last() >= last {
+			break
+		}
+		m, err := n.nextInLog(n.life, applied+1)
+		if err == nil {
+			err = r.applyMessage(m)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if r.dir.last() == last {
+		r.dir.skip(end) // sequences that no message has
+	}
+	return nil
+}
+
+// nextInLog reads the first message of the log from a sequence on.
+func (e *engine) nextInLog(ctx context.Context, sequence uint64) (message, error) {
+	ctx, cancel := e.guard(ctx)
+	defer cancel()
+	s, err := e.js.Stream(ctx, logStream)
+	if err != nil {
+		return message{}, e.failure(ctx, "read", err)
+	}
+	m, err := s.GetMsg(ctx, sequence, jetstream.WithGetMsgSubject(logSubject))
+	if err != nil {
+		return message{}, e.failure(ctx, "read", err)
+	}
+	return message{subject: m.Subject, header: m.Header, data: m.Data, sequence: m.Sequence}, nil
+}
+
+// Conn gives the connection over which nodes talk to each other, with a channel that is closed when there is another one. It
+// is nil while the engine is down, and always without a cluster.
+func (r *Registry) Conn() (*nats.Conn, <-chan struct{}) {
+	n, changed := r.current()
+	if n == nil || r.cfg.Cluster == nil {
+		return nil, changed
+	}
+	return n.conn, changed
+}
+
+// store is the folder that the engine of this registry has.
+func (c Config) store() string {
+	if c.Cluster != nil {
+		return filepath.Join(c.Dir, clusterFolder)
+	}
+	return c.Dir
+}
