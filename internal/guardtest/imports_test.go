@@ -31,7 +31,7 @@ var layers = [][]string{
 	{"hub/native"},
 	{"plugins/room", "plugins/tunnel", "plugins/hubclient", "plugins/share"},
 	{"hub/registry", "hub/vhost"},
-	{"hub/admission", "hub/port", "hub/cert", "hub/secrezapi", "hub/circuits", "hub/mailbox"},
+	{"hub/admission", "hub/port", "hub/cert", "hub/secrezapi", "hub/circuits", "hub/cluster", "hub/mailbox"},
 	{"hub/admin"},
 	{"courier/envelope", "courier/card"},
 	{"courier/store", "courier/secrezapi"},

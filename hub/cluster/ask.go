@@ -1,0 +1,178 @@
+package cluster
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/secretstack/secretstack/keys"
+)
+
+const (
+	subjectKey   = "hub.at."   // and the key in hexadecimal digits
+	subjectHello = "hub.hello" // what nodes say of themselves
+
+	queueGroup = "hub" // one of those who have the courier answers
+)
+
+func subjectOf(key [keys.PublicKeySize]byte) string { return subjectKey + hex.EncodeToString(key[:]) }
+
+// Place is where a node takes links.
+type Place struct {
+	Node    string         `json:"node"`
+	Key     keys.PublicKey `json:"key"`
+	Address string         `json:"address"`
+}
+
+// A question is what a node asks about a courier.
+type question struct {
+	Version int    `json:"version"`
+	Body    []byte `json:"body,omitempty"`
+}
+
+// An answer is what comes back: Refusal or Body, and who says it.
+type answer struct {
+	Version int     `json:"version"`
+	Place   Place   `json:"place"`
+	Refusal Refusal `json:"refusal,omitempty"`
+	Body    []byte  `json:"body,omitempty"`
+}
+
+// Ask puts a question to a node that has a courier, and tells which that is. If several have it, one of them is asked. Its error is
+// ErrOffline at once when no node has it; ErrUnreachable, ErrVersion, ErrBusy, a [Refusal], or that of ctx.
+func (n *Node) Ask(ctx context.Context, key keys.PublicKey, body []byte) (Place, []byte, error) {
+	err := ErrUnreachable
+	for range n.cfg.Limits.AskAttempts {
+		var a answer
+		if a, err = n.ask(ctx, key, body); err == nil {
+			return a.Place, a.Body, nil
+		}
+		if !errors.Is(err, ErrUnreachable) || ctx.Err() != nil {
+			break
+		}
+	}
+	return Place{}, nil, err
+}
+
+func (n *Node) ask(ctx context.Context, key keys.PublicKey, body []byte) (a answer, err error) {
+	if n.life.Err() != nil {
+		return a, ErrClosed
+	}
+	conn, _ := n.cfg.Bus.Conn()
+	if conn == nil {
+		return a, ErrUnreachable
+	}
+	data, err := json.Marshal(question{n.cfg.version, body})
+	if err != nil || len(body) > maxQuestion {
+		return a, errors.New("cluster: the question is too long")
+	}
+	waiting, cancel := context.WithTimeout(ctx, n.cfg.Limits.AskTimeout)
+	defer cancel()
+	m, err := conn.RequestWithContext(waiting, subjectOf(key.Array()), data)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return a, ErrOffline
+	case err != nil && ctx.Err() != nil:
+		return a, fmt.Errorf("cluster: ask: %w", context.Cause(ctx))
+	case err != nil:
+		return a, fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	if err := json.Unmarshal(m.Data, &a); err != nil {
+		return a, fmt.Errorf("%w: its answer is malformed", ErrUnreachable)
+	}
+	if !n.cfg.works(a.Version) {
+		return a, versionError(a.Place.Node, a.Version, n.cfg.version)
+	}
+	if a.Refusal != "" {
+		return a, meaning(a.Refusal)
+	}
+	return a, nil
+}
+
+func versionError(node string, theirs, ours int) error {
+	return fmt.Errorf("%w: %q speaks version %d and this node %d: one step at a time", ErrVersion, node, theirs, ours)
+}
+
+// receive takes in what comes from the bus.
+func (n *Node) receive() {
+	for {
+		select {
+		case m := <-n.inbox:
+			switch {
+			case m.Subject == subjectHello:
+				n.hear(m)
+			default:
+				n.question(m)
+			}
+		case <-n.life.Done():
+			return
+		}
+	}
+}
+
+// question answers a question, beside others.
+func (n *Node) question(m *nats.Msg) {
+	select {
+	case n.answers <- struct{}{}:
+	default:
+		n.reply(m, nil, refusedBusy)
+		return
+	}
+	ok := n.run(func() {
+		defer func() { <-n.answers }()
+		n.answer(m)
+	})
+	if !ok {
+		<-n.answers
+	}
+}
+
+func (n *Node) answer(m *nats.Msg) {
+	var q question
+	var key keys.PublicKey
+	raw, err := hex.DecodeString(strings.TrimPrefix(m.Subject, subjectKey))
+	if err == nil {
+		key, err = keys.NewPublicKey(raw)
+	}
+	if err == nil {
+		err = json.Unmarshal(m.Data, &q)
+	}
+	switch {
+	case err != nil || len(q.Body) > maxQuestion:
+		n.reply(m, nil, "malformed")
+		return
+	case !n.cfg.works(q.Version):
+		n.reply(m, nil, refusedVersion)
+		return
+	case !n.has(key):
+		n.reply(m, nil, refusedAway)
+		return
+	}
+	ctx, cancel := context.WithTimeout(n.life, n.cfg.Limits.AnswerTimeout)
+	defer cancel()
+	body, err := n.cfg.Answer(ctx, key, q.Body)
+	if err != nil {
+		n.reply(m, nil, refusalOf(err))
+		return
+	}
+	n.reply(m, body, "")
+}
+
+func (n *Node) reply(m *nats.Msg, body []byte, refusal Refusal) {
+	data, err := json.Marshal(answer{Version: n.cfg.version, Place: n.place(), Refusal: refusal, Body: body})
+	if err == nil {
+		err = m.Respond(data)
+	}
+	if err != nil {
+		n.cfg.Logger.Debug("cluster: answer", "err", err)
+	}
+}
+
+func (n *Node) place() Place {
+	return Place{Node: n.cfg.Name, Key: n.cfg.Identity.Public(), Address: n.cfg.Advertise}
+}

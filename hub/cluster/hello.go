@@ -1,0 +1,161 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// A hello is what a node says of itself, every second or so.
+type hello struct {
+	Version int    `json:"version"`
+	Release string `json:"release,omitempty"`
+	Place
+	Load
+}
+
+// other is what is known of another node.
+type other struct {
+	hello
+	heard   time.Time
+	refused bool // it has been said that its version does not fit
+}
+
+// Member is a node as this one sees it.
+type Member struct {
+	Place
+	Load
+	Version int    // of what nodes say to each other
+	Release string // of the program
+	Self    bool
+	Works   bool          // its version works with this one's
+	Silent  time.Duration // how long it has said nothing
+}
+
+// Members lists the nodes that have been heard of lately, by name, this one included.
+func (n *Node) Members() []Member {
+	members := []Member{{
+		Place: n.place(), Load: n.cfg.Load(), Version: n.cfg.version, Release: n.cfg.Release, Self: true, Works: true,
+	}}
+	n.mu.Lock()
+	for name, o := range n.others {
+		silent := time.Since(o.heard)
+		if silent > silentAfter*n.cfg.Limits.HelloEvery {
+			delete(n.others, name)
+			continue
+		}
+		members = append(members, Member{
+			Place: o.Place, Load: o.Load, Version: o.Version, Release: o.Release, Works: n.cfg.works(o.Version), Silent: silent,
+		})
+	}
+	n.mu.Unlock()
+	slices.SortFunc(members, func(a, b Member) int { return strings.Compare(a.Node, b.Node) })
+	return members
+}
+
+// greet tells the others of this node, again and again.
+func (n *Node) greet() {
+	ticker := time.NewTicker(n.cfg.Limits.HelloEvery)
+	defer ticker.Stop()
+	for {
+		n.sayHello("")
+		select {
+		case <-ticker.C:
+		case <-n.life.Done():
+			return
+		}
+	}
+}
+
+// sayHello tells everybody, or one who has asked.
+func (n *Node) sayHello(to string) {
+	conn, _ := n.cfg.Bus.Conn()
+	if conn == nil {
+		return
+	}
+	data, err := json.Marshal(hello{n.cfg.version, n.cfg.Release, n.place(), n.cfg.Load()})
+	if err != nil {
+		return
+	}
+	if to != "" {
+		err = conn.Publish(to, data)
+	} else {
+		err = conn.Publish(subjectHello, data)
+	}
+	if err != nil {
+		n.cfg.Logger.Debug("cluster: hello", "err", err)
+	}
+}
+
+// hear takes in what another node says of itself, and answers one who asks.
+func (n *Node) hear(m *nats.Msg) {
+	var h hello
+	if json.Unmarshal(m.Data, &h) != nil || h.Node == "" || h.Node == n.cfg.Name {
+		return
+	}
+	if m.Reply != "" {
+		n.sayHello(m.Reply)
+	}
+	n.note(h)
+}
+
+func (n *Node) note(h hello) {
+	const most = 1024 // nodes; whoever is on the bus has the credential
+	n.mu.Lock()
+	before := n.others[h.Node]
+	if before == nil && len(n.others) >= most {
+		n.mu.Unlock()
+		return
+	}
+	o := &other{hello: h, heard: time.Now(), refused: !n.cfg.works(h.Version)}
+	n.others[h.Node] = o
+	n.mu.Unlock()
+	if o.refused && (before == nil || !before.refused) {
+		n.cfg.Logger.Error("cluster: a node is of a version that does not work with this one: nothing is carried between the two",
+			"node", h.Node, "version", h.Version, "own version", n.cfg.version)
+	}
+}
+
+// meetFor is how long a node that opens listens for the others.
+const meetFor = 500 * time.Millisecond
+
+// meet asks the others who they are, and refuses to be beside one that this node cannot work with.
+func (n *Node) meet(ctx context.Context) error {
+	conn, _ := n.cfg.Bus.Conn()
+	if conn == nil {
+		return ErrUnreachable
+	}
+	data, err := json.Marshal(hello{n.cfg.version, n.cfg.Release, n.place(), n.cfg.Load()})
+	if err != nil {
+		return err
+	}
+	inbox := nats.NewInbox()
+	sub, err := conn.SubscribeSync(inbox)
+	if err == nil {
+		err = conn.PublishRequest(subjectHello, inbox, data)
+	}
+	if err != nil {
+		return ErrUnreachable
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	ctx, cancel := context.WithTimeout(ctx, meetFor)
+	defer cancel()
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return nil // those who have something to say have said it
+		}
+		var h hello
+		if json.Unmarshal(m.Data, &h) != nil || h.Node == "" {
+			continue
+		}
+		n.note(h)
+		if !n.cfg.works(h.Version) {
+			return versionError(h.Node, h.Version, n.cfg.version)
+		}
+	}
+}

@@ -1,0 +1,239 @@
+package cluster
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/secretstack/secretstack/multiserver"
+)
+
+// A link begins with the secret handshake. In box streams, each after its length (4 bytes, big endian), the node that has
+// connected sends a request and the other an answer, both JSON. With Bare in the request, the node that has connected then sends
+// one byte, go, outside of the box streams, and what follows is outside of them too. Neither side sends anything ahead of
+// what it waits for, so that no byte is read by the wrong layer.
+
+const goByte = 'G'
+
+// A linkRequest opens a link.
+type linkRequest struct {
+	Version int    `json:"version"`
+	Node    string `json:"node"`
+	Bare    bool   `json:"bare,omitempty"`
+	Body    []byte `json:"body,omitempty"`
+}
+
+// A linkAnswer lets it be, or not.
+type linkAnswer struct {
+	Version int     `json:"version"`
+	Refusal Refusal `json:"refusal,omitempty"`
+}
+
+// Dial opens a link to a node, which must take the request. A bare link carries what follows as it is, for ends that encrypt
+// by themselves; otherwise it is encrypted. Its error is ErrUnreachable, ErrVersion, ErrBusy, a [Refusal], or that of ctx.
+func (n *Node) Dial(ctx context.Context, to Place, body []byte, bare bool) (net.Conn, error) {
+	if n.life.Err() != nil {
+		return nil, ErrClosed
+	}
+	if len(body) > maxQuestion {
+		return nil, errors.New("cluster: the request is too long")
+	}
+	opening, cancel := context.WithTimeout(ctx, n.cfg.Limits.LinkTimeout)
+	defer cancel()
+	var d net.Dialer
+	raw, err := d.DialContext(opening, "tcp", to.Address)
+	if err != nil {
+		return nil, n.unreachable(ctx, to, err)
+	}
+	conn, err := n.shs.Client(opening, raw, multiserver.NewPart("shs", to.Key.Base64()))
+	if err != nil {
+		return nil, n.unreachable(ctx, to, err) // raw is closed
+	}
+	stop := context.AfterFunc(opening, func() { _ = raw.SetDeadline(longAgo()) })
+	a, err := request(conn, linkRequest{n.cfg.version, n.cfg.Name, bare, body})
+	if err == nil && bare && a.Refusal == "" {
+		_, err = raw.Write([]byte{goByte})
+	}
+	if !stop() && err == nil {
+		err = opening.Err()
+	}
+	switch {
+	case err != nil:
+		err = n.unreachable(ctx, to, err)
+	case !n.cfg.works(a.Version):
+		err = versionError(to.Node, a.Version, n.cfg.version)
+	case a.Refusal != "":
+		err = meaning(a.Refusal)
+	case bare:
+		return raw, nil
+	default:
+		return conn, nil
+	}
+	_ = raw.Close()
+	return nil, err
+}
+
+func longAgo() time.Time { return time.Unix(1, 0) }
+
+func (n *Node) unreachable(ctx context.Context, to Place, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("cluster: connect to %q: %w", to.Node, context.Cause(ctx))
+	}
+	return fmt.Errorf("%w: %q: %w", ErrUnreachable, to.Node, err)
+}
+
+func request(conn io.ReadWriter, r linkRequest) (a linkAnswer, err error) {
+	if err := writeJSON(conn, r); err != nil {
+		return a, err
+	}
+	return a, readJSON(conn, &a)
+}
+
+// accept takes links until the node is closed.
+func (n *Node) accept() {
+	for {
+		raw, err := n.cfg.Listener.Accept()
+		if err != nil {
+			if n.life.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			n.cfg.Logger.Warn("cluster: accept a link", "err", err)
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-n.life.Done():
+				return
+			}
+			continue
+		}
+		n.admit(raw)
+	}
+}
+
+// admit serves a link beside others, if there is room.
+func (n *Node) admit(raw net.Conn) {
+	select {
+	case n.links <- struct{}{}:
+	default:
+		_ = raw.Close()
+		return
+	}
+	ok := n.run(func() {
+		defer func() { <-n.links }()
+		if !n.link(raw) {
+			_ = raw.Close()
+		}
+	})
+	if !ok {
+		<-n.links
+		_ = raw.Close()
+	}
+}
+
+// link serves a link, and reports whether it has become somebody else's.
+func (n *Node) link(raw net.Conn) (taken bool) {
+	ctx, cancel := context.WithTimeout(n.life, n.cfg.Limits.LinkTimeout)
+	defer cancel()
+	conn, err := n.shs.Server(ctx, raw)
+	if err != nil {
+		n.cfg.Logger.Debug("cluster: a link was not opened", "err", err)
+		return false
+	}
+	stop := context.AfterFunc(n.life, func() { _ = raw.SetDeadline(longAgo()) })
+	defer stop()
+	var r linkRequest
+	_ = raw.SetDeadline(time.Now().Add(n.cfg.Limits.LinkTimeout))
+	if err := readJSON(conn, &r); err != nil {
+		n.cfg.Logger.Debug("cluster: a link was not opened", "err", err)
+		return false
+	}
+	l := &incoming{n: n, raw: raw, conn: conn, bare: r.Bare, stop: stop}
+	if !n.cfg.works(r.Version) {
+		n.cfg.Logger.Error("cluster: a node of a version that does not work with this one was refused", "node", r.Node, "version", r.Version,
+			"own version", n.cfg.version)
+		_, _ = l.accept(refusedVersion)
+		return false
+	}
+	n.cfg.Serve(n.life, conn.Remote(), r.Body, l.accept)
+	return l.taken
+}
+
+// incoming is a link that waits for its answer.
+type incoming struct {
+	n    *Node
+	raw  net.Conn
+	conn net.Conn
+	bare bool
+	stop func() bool // stops watching for the end of the node
+
+	once  sync.Once
+	taken bool // set within once, read when Serve has returned
+}
+
+var errAnswered = errors.New("cluster: the link has been answered before")
+
+// accept answers, and gives the connection for what follows if the answer is no error.
+func (l *incoming) accept(refusal error) (conn net.Conn, err error) {
+	err = errAnswered
+	l.once.Do(func() { conn, err = l.answer(refusal) })
+	return conn, err
+}
+
+func (l *incoming) answer(refusal error) (net.Conn, error) {
+	a := linkAnswer{Version: l.n.cfg.version}
+	if refusal != nil {
+		a.Refusal = refusalOf(refusal)
+	}
+	_ = l.raw.SetDeadline(time.Now().Add(l.n.cfg.Limits.LinkTimeout))
+	if err := writeJSON(l.conn, a); err != nil {
+		return nil, err
+	}
+	if refusal != nil {
+		return nil, refusal
+	}
+	if l.bare {
+		var b [1]byte
+		if _, err := io.ReadFull(l.raw, b[:]); err != nil || b[0] != goByte {
+			return nil, errors.Join(ErrUnreachable, err)
+		}
+	}
+	if !l.stop() {
+		return nil, ErrClosed
+	}
+	l.taken = true
+	_ = l.raw.SetDeadline(time.Time{})
+	if l.bare {
+		return l.raw, nil
+	}
+	return l.conn, nil
+}
+
+func writeJSON(w io.Writer, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...))
+	return err
+}
+
+func readJSON(r io.Reader, v any) error {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return err
+	}
+	size := binary.BigEndian.Uint32(head[:])
+	if size > 2*maxQuestion {
+		return errors.New("cluster: the message is too long")
+	}
+	body := make([]byte, size)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return err
+	}
+	return json.Unmarshal(body, v)
+}

@@ -1,0 +1,240 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/multiserver"
+)
+
+// Node is this machine as one of a cluster's. Its methods may be called concurrently.
+type Node struct {
+	cfg Config
+	shs multiserver.Transform
+
+	life    context.Context // ends with Close
+	end     context.CancelFunc
+	wg      sync.WaitGroup
+	kick    chan struct{}  // buffered; published has changed
+	answers chan struct{}  // a place for each question that is answered
+	links   chan struct{}  // a place for each link of another node
+	inbox   chan *nats.Msg // questions and hellos from the bus
+	ready   chan struct{}  // closed when the node is on the bus for the first time
+
+	mu        sync.Mutex
+	published map[[keys.PublicKeySize]byte]bool // guarded by mu
+	changed   []change                          // of published, not yet told to the bus; guarded by mu
+	others    map[string]*other                 // by name; guarded by mu
+	closed    bool                              // guarded by mu
+}
+
+// A change is a courier that has come or gone.
+type change struct {
+	key  [keys.PublicKeySize]byte
+	here bool
+}
+
+// Open joins the others. It waits until the bus is there, or ctx ends, and asks the others for their versions. Its error is
+// ErrVersion, ErrUnreachable, or says what is missing in the configuration. The listener is closed if there is one.
+func Open(ctx context.Context, cfg Config) (*Node, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg:       cfg,
+		kick:      make(chan struct{}, 1),
+		answers:   make(chan struct{}, cfg.Limits.MaxAnswers),
+		links:     make(chan struct{}, cfg.Limits.MaxLinks),
+		inbox:     make(chan *nats.Msg, cfg.Limits.MaxAnswers),
+		ready:     make(chan struct{}),
+		published: map[[keys.PublicKeySize]byte]bool{},
+		others:    map[string]*other{},
+	}
+	n.shs = multiserver.SHS(multiserver.SHSConfig{Identity: cfg.Identity, AppKey: cfg.AppKey})
+	n.life, n.end = context.WithCancel(context.Background())
+	n.wg.Go(n.attend)
+	n.wg.Go(n.receive)
+	n.wg.Go(n.accept)
+	select {
+	case <-n.ready:
+		err = n.meet(ctx)
+	case <-ctx.Done():
+		err = errors.Join(ErrUnreachable, context.Cause(ctx))
+	}
+	if err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	n.wg.Go(n.greet)
+	return n, nil
+}
+
+// Close leaves the others. It waits until everything that the node has started has ended. Closing again waits for the same end.
+func (n *Node) Close() error {
+	n.mu.Lock()
+	n.closed = true
+	n.mu.Unlock()
+	n.end()
+	err := n.cfg.Listener.Close()
+	n.wg.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// run runs f, for which Close waits, unless the node is closed.
+func (n *Node) run(f func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.closed {
+		n.wg.Go(f)
+	}
+	return !n.closed
+}
+
+// attend keeps the node subscribed to what it has to hear, on one connection after another.
+func (n *Node) attend() {
+	first := true
+	for n.life.Err() == nil {
+		conn, changed := n.cfg.Bus.Conn()
+		if conn != nil {
+			n.serve(conn, changed, func() {
+				if first {
+					first = false
+					close(n.ready)
+				}
+			})
+		}
+		select {
+		case <-changed:
+		case <-n.life.Done():
+		case <-time.After(retryPause(conn)):
+		}
+	}
+}
+
+// retryPause is long unless a connection did not do what it should.
+func retryPause(conn *nats.Conn) time.Duration {
+	if conn == nil {
+		return time.Minute
+	}
+	return 200 * time.Millisecond
+}
+
+// serve is attend for one connection. It returns when that is of no use any more.
+func (n *Node) serve(conn *nats.Conn, changed <-chan struct{}, subscribed func()) {
+	subs := map[[keys.PublicKeySize]byte]*nats.Subscription{}
+	hellos, err := conn.ChanSubscribe(subjectHello, n.inbox)
+	if err != nil {
+		return
+	}
+	defer func() {
+		_ = hellos.Unsubscribe()
+		for _, sub := range subs {
+			_ = sub.Unsubscribe()
+		}
+	}()
+	todo := n.all()
+	for {
+		for _, c := range todo {
+			if err := n.tell(conn, subs, c); err != nil {
+				n.cfg.Logger.Warn("cluster: presence cannot be told", "err", err)
+				return
+			}
+		}
+		if err := n.flush(conn); err != nil {
+			return
+		}
+		subscribed()
+		select {
+		case <-n.kick:
+			todo = n.take()
+		case <-changed:
+			return
+		case <-n.life.Done():
+			return
+		}
+	}
+}
+
+// flush waits until the bus has taken in what it was told.
+func (n *Node) flush(conn *nats.Conn) error {
+	ctx, cancel := context.WithTimeout(n.life, n.cfg.Limits.AskTimeout)
+	defer cancel()
+	return conn.FlushWithContext(ctx)
+}
+
+func (n *Node) tell(conn *nats.Conn, subs map[[keys.PublicKeySize]byte]*nats.Subscription, c change) error {
+	sub := subs[c.key]
+	switch {
+	case c.here && sub == nil:
+		sub, err := conn.ChanQueueSubscribe(subjectOf(c.key), queueGroup, n.inbox)
+		if err != nil {
+			return err
+		}
+		subs[c.key] = sub
+	case !c.here && sub != nil:
+		delete(subs, c.key)
+		return sub.Unsubscribe()
+	}
+	return nil
+}
+
+// all gives everything that a new connection must be told.
+func (n *Node) all() []change {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.changed = nil
+	all := make([]change, 0, len(n.published))
+	for key := range n.published {
+		all = append(all, change{key, true})
+	}
+	return all
+}
+
+// take gives what has changed since.
+func (n *Node) take() []change {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	changed := n.changed
+	n.changed = nil
+	return changed
+}
+
+// Publish says that a courier is reached through this node.
+func (n *Node) Publish(key keys.PublicKey) { n.set(key, true) }
+
+// Withdraw says that it is not any more.
+func (n *Node) Withdraw(key keys.PublicKey) { n.set(key, false) }
+
+func (n *Node) set(key keys.PublicKey, here bool) {
+	n.mu.Lock()
+	k := key.Array()
+	same := n.published[k] == here
+	if here {
+		n.published[k] = true
+	} else {
+		delete(n.published, k)
+	}
+	if !same {
+		n.changed = append(n.changed, change{k, here})
+	}
+	n.mu.Unlock()
+	select {
+	case n.kick <- struct{}{}:
+	default: // it has been kicked
+	}
+}
+
+func (n *Node) has(key keys.PublicKey) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.published[key.Array()]
+}
