@@ -34,8 +34,8 @@
 // one mailbox, and of the hub. Requests have counts of their own throughout, queues of their own on the disk, and places of
 // their own among those who wait for it. So strangers can fill the request boxes and nothing else, and an allowed
 // sender can fill its share of a mailbox and nothing else. The last quarter of what the hub keeps is for mailboxes with
-// little in them: those who let their mail pile up do not lock out the others. Whoever is refused hears why at once:
-// the error is one of those below, from memory, without a look at the disk.
+// little in them: those who let their mail pile up do not lock out the others. Whoever is refused hears why at
+// once: the counts are in memory, and nothing is written.
 //
 // # Why not a stream for each mailbox
 //

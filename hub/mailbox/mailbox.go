@@ -19,8 +19,8 @@ const (
 	// shards is how many queues mail is spread over. It must not change: who looks for mail looks into one.
 	shards = 4
 
-	mailQueue     = "mail-"    // and the number of the shard
-	requestQueue  = "requests" //
+	mailQueue     = "mail-" // and the number of the shard
+	requestQueue  = "requests"
 	policyBucket  = "mailboxes"
 	recountPause  = time.Second // between two attempts to count what there is
 	sweepEvery    = time.Minute
@@ -50,8 +50,7 @@ type Mailboxes struct {
 	life  context.Context // ends when Close is called
 	end   context.CancelFunc
 	jobs  sync.WaitGroup
-	check chan struct{}      // what there is must be counted; holds one
-	swept [shards + 1]uint64 // where the next sweep of each queue begins; owned by sweep
+	check chan struct{} // what there is must be counted; holds one
 
 	mu     sync.Mutex
 	closed bool                         // guarded by mu

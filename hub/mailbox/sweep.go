@@ -10,6 +10,7 @@ import (
 
 // sweep removes what is too old, every minute.
 func (m *Mailboxes) sweep() {
+	var from [shards + 1]uint64
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
@@ -18,32 +19,33 @@ func (m *Mailboxes) sweep() {
 		case <-m.life.Done():
 			return
 		}
-		next := sweepEvery
+		wait := sweepEvery
 		for q := range m.queues {
-			more, err := m.sweepQueue(m.life, q)
+			var more bool
+			var err error
+			from[q], more, err = m.sweepQueue(m.life, q, from[q])
 			if err != nil && m.life.Err() == nil {
 				m.cfg.Logger.Warn("mailbox: what has expired cannot be removed now", "err", err)
 			}
 			if more {
-				next = 0
+				wait = 0
 			}
 		}
-		pause.Reset(next)
+		pause.Reset(wait)
 	}
 }
 
-// sweepQueue removes what is too old in one queue, and reports whether there is more. The oldest come first, so it ends at
-// the first that is not old. But what is dated later than now says nothing about those behind it: a clock was wrong.
-func (m *Mailboxes) sweepQueue(ctx context.Context, q int) (more bool, err error) {
-	from := m.swept[q]
-	m.swept[q] = 0
+// sweepQueue removes what is too old in one queue, and says where to begin the next time and whether that should be at
+// once. The oldest come first, so it ends at the first that is not old. But what is dated later than now says nothing about
+// those behind it: a clock was wrong.
+func (m *Mailboxes) sweepQueue(ctx context.Context, q int, from uint64) (next uint64, more bool, err error) {
 	for range sweepAtMost {
 		s, err := m.queues[q].Next(ctx, "", from)
 		if errors.Is(err, registry.ErrNotFound) {
-			return false, nil
+			return 0, false, nil
 		}
 		if err != nil {
-			return false, err
+			return 0, false, err
 		}
 		from = s.Sequence + 1
 		at, _, ok := unseal(s.Data)
@@ -51,15 +53,14 @@ func (m *Mailboxes) sweepQueue(ctx context.Context, q int) (more bool, err error
 			if at.After(m.cfg.Now()) {
 				continue
 			}
-			return false, nil
+			return 0, false, nil
 		}
 		if err := m.expire(ctx, q, s); err != nil {
-			return false, err
+			return 0, false, err
 		}
 		more = true
 	}
-	m.swept[q] = from
-	return more, nil
+	return from, more, nil
 }
 
 func (m *Mailboxes) expire(ctx context.Context, q int, s registry.Message) error {
