@@ -76,7 +76,7 @@ func (h *Hub) openSecrez(ctx context.Context) error {
 	h.secrez, err = secrezapi.New(secrezapi.Config{
 		Registry: h.registry, Pools: h.pools, Used: used,
 		Domain: h.cfg.Domain, Port: h.places.port, Secure: h.places.secure, TunnelHost: h.cfg.TunnelHost,
-		Landing: h.cfg.Landing, Version: h.cfg.Version, Code: h.cfg.Code,
+		Landing: h.cfg.Landing, Version: h.cfg.Version, Key: h.identity.Public(), Code: h.cfg.Code,
 		MaxBody: h.cfg.Limits.MaxRegistrationBody, Timeout: h.cfg.Limits.RegistrationTimeout,
 		Addr: func(r *http.Request) netip.Addr { return h.vhost.Visitor(r) },
 		Allow: func(kind secrezapi.Kind, addr netip.Addr) error {

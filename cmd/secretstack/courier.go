@@ -5,14 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -64,16 +67,17 @@ Everything is kept in the folder "courier" below --root. What waits survives any
 it runs again. To have it run whenever you are logged in: systemctl --user enable --now secretstack-courier
 
 With --secrez the command line of Secrez finds a courier of its own here, by HTTPS on this machine only: tell it the port
-that courier prints. Whoever calls first is its owner, unless --owner names one. A hub of Secrez is given by its web
-address: --hub https://example.com.`,
-		Example: "  secretstack courier --hub HUB-ADDRESS --name Alice\n  secretstack courier --listen :8008",
+that courier prints. Whoever calls first is its owner, unless --owner names one.
+
+A hub may be given by its web address, too. It is asked for its key then, once, and believed; a hub of Secrez has none.`,
+		Example: "  secretstack courier --hub http://hub.example.org:8433 --name Alice\n  secretstack courier --listen :8008",
 		Args:    argsBetween(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runCourier(cmd, g, f)
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringArrayVarP(&f.Hubs, "hub", "H", nil, "address of a hub to be reached through; may be given more than once; \"none\" forgets them")
+	flags.StringArrayVarP(&f.Hubs, "hub", "H", nil, "address of a hub to be reached through; may be given more than once; \"none\" forgets all")
 	flags.StringVar(&f.Name, "name", "", "what you call yourself on your contact card")
 	flags.StringVar(&f.Listen, "listen", "", "address and port for direct connections, such as :8008, or \"none\" (default: a free port if there is no hub)")
 	flags.BoolVar(&f.secrez, "secrez", false, "serve the command line of Secrez, too")
@@ -89,7 +93,7 @@ func runCourier(cmd *cobra.Command, g *globals, f courierFlags) error {
 	if err != nil {
 		return err
 	}
-	options, err := g.rememberOptions(f)
+	options, err := g.rememberOptions(ctx, f)
 	if err != nil {
 		return err
 	}
@@ -130,12 +134,12 @@ func runCourier(cmd *cobra.Command, g *globals, f courierFlags) error {
 }
 
 // rememberOptions adds what was given to what is remembered, and keeps it.
-func (g *globals) rememberOptions(f courierFlags) (courierOptions, error) {
+func (g *globals) rememberOptions(ctx context.Context, f courierFlags) (courierOptions, error) {
 	options, err := g.loadOptions()
 	if err != nil {
 		return options, err
 	}
-	if err := options.takeHubs(f.Hubs); err != nil {
+	if err := options.takeHubs(ctx, f.Hubs); err != nil {
 		return options, err
 	}
 	if f.Name != "" {
@@ -156,8 +160,9 @@ func (g *globals) rememberOptions(f courierFlags) (courierOptions, error) {
 	return options, g.saveOptions(options)
 }
 
-// takeHubs takes over the hubs that were given, if any: natively by address, hubs of Secrez by web address.
-func (o *courierOptions) takeHubs(given []string) error {
+// takeHubs takes over the hubs that were given, if any. One that is given by its web address is asked who it is: a hub of
+// Secrez has no key.
+func (o *courierOptions) takeHubs(ctx context.Context, given []string) error {
 	if len(given) == 0 {
 		return nil
 	}
@@ -165,15 +170,23 @@ func (o *courierOptions) takeHubs(given []string) error {
 	web := ""
 	for _, hub := range given {
 		u, err := url.Parse(hub)
-		switch {
-		case hub == "none":
-		case err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
-			if web != "" {
-				return usagef("--hub: one hub of Secrez is enough")
-			}
-			web = u.Scheme + "://" + u.Host
-		default:
+		if hub == "none" {
+			continue
+		}
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 			native = append(native, hub)
+			continue
+		}
+		address, err := askHub(ctx, u)
+		switch {
+		case err != nil:
+			return err
+		case address != "":
+			native = append(native, address)
+		case web != "":
+			return usagef("--hub: one hub of Secrez is enough")
+		default:
+			web = u.Scheme + "://" + u.Host
 		}
 	}
 	if _, err := parseHubs(native); err != nil {
@@ -181,6 +194,47 @@ func (o *courierOptions) takeHubs(given []string) error {
 	}
 	o.Hubs, o.SecrezHub = native, web
 	return nil
+}
+
+// askTimeout is how long a hub has to say who it is.
+const askTimeout = 10 * time.Second
+
+// askHub asks a hub at a web address for its key, which is believed from then on, and gives its address; nothing for a hub
+// of Secrez.
+func askHub(ctx context.Context, u *url.URL) (string, error) {
+	ctx, stop := context.WithTimeout(ctx, askTimeout)
+	defer stop()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.Scheme+"://"+u.Host+"/", nil)
+	if err != nil {
+		return "", usagef("--hub: %w", err)
+	}
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	response, err := client.Do(r)
+	if err != nil {
+		return "", fmt.Errorf("there is no answer from the hub %s: %w", u.Host, errors.Unwrap(err))
+	}
+	defer func() { _ = response.Body.Close() }()
+	var hub struct {
+		Key keys.PublicKey `json:"key"`
+	}
+	err = json.NewDecoder(io.LimitReader(response.Body, 64<<10)).Decode(&hub)
+	if err != nil || hub.Key.IsZero() {
+		return "", nil
+	}
+	return hubAddress(u, hub.Key), nil
+}
+
+// hubAddress is where a hub of ours is that has a web address: its port speaks everything, but behind https there may be a
+// proxy that knows nothing but the web.
+func hubAddress(u *url.URL, key keys.PublicKey) string {
+	if u.Scheme == "https" {
+		return "wss://" + u.Host + "~shs:" + key.Base64()
+	}
+	port := u.Port()
+	if port == "" {
+		port = "80"
+	}
+	return "net:" + u.Hostname() + ":" + port + "~shs:" + key.Base64()
 }
 
 // takeSecrez takes over what was given for Secrez's command line.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -220,7 +221,7 @@ func TestWrongUseOfTheCourierNamesTheWayOut(t *testing.T) {
 		{[]string{"courier"}, exitFailed, "running for " + alice.root + " already"},
 		{[]string{"courier", "--listen", "8008"}, exitUsage, "--listen takes"},
 		{[]string{"courier", "--hub", "nonsense"}, exitUsage, "--hub"},
-		{[]string{"courier", "--hub", "http://a", "--hub", "http://b"}, exitUsage, "one hub of Secrez"},
+		{[]string{"courier", "--hub", "http://127.0.0.1:1"}, exitFailed, "no answer from the hub 127.0.0.1:1"},
 		{[]string{"courier", "--owner", "me"}, exitUsage, "--owner takes"},
 	} {
 		r := alice.try("", c.args...)
@@ -258,14 +259,16 @@ func TestACourierRemembersItsFlags(t *testing.T) {
 }
 
 func TestACourierServesSecrezOnAPortThatItKeeps(t *testing.T) {
-	alice := newHome(t, "--secrez", "--hub", "http://127.0.0.1:1", "--listen", "none")
+	old := httptest.NewServer(http.NotFoundHandler()) // a hub that says nothing of a key
+	defer old.Close()
+	alice := newHome(t, "--secrez", "--hub", old.URL, "--listen", "none")
 	port := func() uint16 {
 		text, err := os.ReadFile(filepath.Join(alice.root, "courier", "options.json"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		var options courierOptions
-		if err := json.Unmarshal(text, &options); err != nil || options.SecrezHub != "http://127.0.0.1:1" || options.Hubs != nil {
+		if err := json.Unmarshal(text, &options); err != nil || options.SecrezHub != old.URL || options.Hubs != nil {
 			t.Fatalf("%s, %v", text, err)
 		}
 		return options.SecrezPort
@@ -292,6 +295,29 @@ func TestACourierServesSecrezOnAPortThatItKeeps(t *testing.T) {
 	alice.start()
 	if got := port(); got == before {
 		t.Errorf("the port is still %d", got)
+	}
+}
+
+func TestTheFirstMinuteWithAHub(t *testing.T) {
+	hub := start(t, "hub", "--port", "0", "--address", "127.0.0.1")
+	var port int
+	if _, err := fmt.Sscanf(hub.Addresses[0], "net:127.0.0.1:%d~", &port); err != nil {
+		t.Fatalf("%v: %v", hub.Addresses, err)
+	}
+	web := fmt.Sprintf("http://127.0.0.1:%d", port)
+	alice, bob := newHome(t, "--hub", web, "--name", "Alice"), newHome(t, "-H", web, "--name", "Bob")
+	for _, h := range []*home{alice, bob} {
+		for deadline := time.Now().Add(time.Minute); !strings.Contains(h.do("status"), ", connected"); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("not at the hub: %s", h.do("status"))
+			}
+		}
+	}
+	alice.do("contact", "add", "bob", bob.card())
+	bob.do("contact", "add", "alice", alice.card())
+	alice.do("send", "bob", "through the hub", "--wait", "1m")
+	if got := bob.do("messages"); !strings.Contains(got, "alice: through the hub") {
+		t.Errorf("bob sees %q", got)
 	}
 }
 

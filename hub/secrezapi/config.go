@@ -85,9 +85,10 @@ type Config struct {
 	// answer, for a hub whose HTTP goes through a proxy that does not carry other ports. Empty: not said.
 	TunnelHost string
 
-	Landing string // where / leads, an address. Empty: to the welcome document
-	Version string // in the welcome document. Empty: "0.2.1", the version of Secrez's hub whose API this is
-	Code    string // for the counts. Empty: nobody gets them
+	Landing string         // where / leads, an address. Empty: to the welcome document
+	Version string         // in the welcome document. Empty: "0.2.1", the version of Secrez's hub whose API this is
+	Key     keys.PublicKey // the hub's own, for couriers that know it by a web address alone; in the welcome document. Zero: not said
+	Code    string         // for the counts. Empty: nobody gets them
 
 	// Addr tells a visitor's true address. nil: the other end of the connection.
 	Addr func(*http.Request) netip.Addr

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -141,10 +142,11 @@ func (h *Handler) serveRoot(r *http.Request) answer {
 		return redirect(h.cfg.Landing, accepts(r.Header.Values("Accept"), "text", "html") > 0)
 	}
 	return document(struct {
-		Welcome string `json:"welcome_to"`
-		Version string `json:"version"`
-		More    string `json:"more_info_at"`
-	}{"This is a Secrez hub", h.cfg.Version, "https://github.com/secretstack/secretstack"})
+		Welcome string         `json:"welcome_to"`
+		Version string         `json:"version"`
+		More    string         `json:"more_info_at"`
+		Key     keys.PublicKey `json:"key,omitzero"`
+	}{"This is a Secrez hub", h.cfg.Version, "https://github.com/secretstack/secretstack", h.cfg.Key})
 }
 
 // allowed asks whether a visitor may have something now, and gives the answer if not.

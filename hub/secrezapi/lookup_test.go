@@ -138,6 +138,11 @@ func TestTheRootWelcomesOrLeadsOn(t *testing.T) {
 	if r := w.get("/"); r.body != `{"welcome_to":"This is a Secrez hub","version":"1.2.3","more_info_at":"https://github.com/secretstack/secretstack"}` {
 		t.Errorf("got %s", r.body)
 	}
+	key := account(t, "hub").Public().Identity()
+	w = newWorld(t, func(c *Config) { c.Key = key })
+	if r := w.get("/"); !strings.HasSuffix(r.body, `,"key":"`+key.Ref()+`"}`) {
+		t.Errorf("with a key: %s", r.body)
+	}
 	const location = "https://landing.example/x?a=1&b='2'"
 	w = newWorld(t, func(c *Config) { c.Landing = location })
 	for accept, kind := range map[string]string{
