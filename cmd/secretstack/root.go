@@ -51,6 +51,8 @@ func newRoot(s streams) *cobra.Command {
   secretstack whoami                       show your contact card, for those who want to write to you
   secretstack contact add NAME CARD        make somebody a contact
   secretstack chat NAME                    talk
+  secretstack share 3000 --allow NAME      let a contact use a service of this machine
+  secretstack connect NAME/3000 9000       use it there, at a port of your own
 
 Addresses look like net:HOST:PORT~shs:KEY; hub and serve print theirs.`,
 		Version:       version,
