@@ -158,7 +158,6 @@ func (e *engine) visit(ctx context.Context, c store.Contact) {
 	pause := keptPause
 	if trouble != "" {
 		pause = backoff(c.Attempts, e.cfg.RetryMin, e.cfg.RetryMax)
-		e.log.Debug("courier: not delivered", "to", c.Key.Short(), "why", trouble)
 	}
 	if err := e.store.Retry(ctx, c.ID, v.last, e.now().Add(jitter(pause)), trouble); err != nil {
 		e.report(err)
@@ -199,6 +198,7 @@ func (v *visit) deliver(ctx context.Context) (trouble string) {
 		case errors.Is(err, ErrNoWay):
 		case err != nil:
 			noWay = false
+			v.log.Debug("courier: a way failed", "to", v.contact.Key.Short(), "way", r.Name(), "why", err)
 			if trouble == "" {
 				trouble = err.Error()
 			}

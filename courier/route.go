@@ -27,7 +27,7 @@ type Dialer interface {
 
 // Route brings messages to contacts.
 type Route interface {
-	// Name is what people know the route by: "the mailbox at hub.example.org".
+	// Name is what the log calls the route: "a mailbox at a hub".
 	Name() string
 	// Keeps reports whether what the route takes waits somewhere for the contact. Such a route gets each message once; one
 	// that does not gets all whose arrival is not known.
