@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,11 +54,13 @@ func TestAnEndThatVanishedEndsTheLink(t *testing.T) {
 	}
 	star := netns.New(t, 2*len(stages))
 	host := 0
+	var all sync.WaitGroup
+	defer all.Wait()
+	stage := func(name string, run func(t *testing.T)) { all.Go(func() { t.Run(name, run) }) } // it is nothing but waiting
 	for name, begin := range stages {
 		host += 2
 		hostA, hostB := host-1, host
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		stage(name, func(t *testing.T) {
 			a, hubA := farPair(t, star, hostA)
 			b, hubB := farPair(t, star, hostB)
 			link := Join(hubA, hubB, JoinConfig{Vanished: vanished})

@@ -55,17 +55,22 @@ func newTestHub(t *testing.T) *testHub {
 
 // process is a command in a process of its own.
 type process struct {
-	t     *testing.T
-	cmd   *exec.Cmd
-	in    io.WriteCloser
-	out   *bufio.Reader
-	errs  lockedBuffer
-	ended chan error
+	t    *testing.T
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  *bufio.Reader
+	errs lockedBuffer
 }
 
 func newProcess(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(os.Args[0], args...), ended: make(chan error, 1)}
+	return startProcess(t, exec.Command, args...)
+}
+
+// startProcess starts the command that command makes.
+func startProcess(t *testing.T, command func(name string, args ...string) *exec.Cmd, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: command(os.Args[0], args...)}
 	p.cmd.Env = append(os.Environ(), runMain+"=1")
 	p.cmd.Stderr = &p.errs
 	in, err := p.cmd.StdinPipe()

@@ -240,6 +240,8 @@ func explainCircuit(err error, shown string) error {
 		return errors.New("what is at the hub's address is on another network, or no hub; if the network has an app key of its own, give it with --app-key")
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%s does not run: nobody listens at its address", hub)
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		return fmt.Errorf("this machine has no way to %s: is it online?", hub)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s has not answered in time", hub)
 	}

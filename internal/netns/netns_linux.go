@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -29,11 +30,9 @@ func New(t testing.TB, hosts int) *Star {
 		skip(t, "this test needs the program ip (Debian: iproute2)")
 	}
 	s := &Star{t: t}
+	unique := rand.Text()[:8]
 	for i := range hosts + 1 {
-		name := fmt.Sprintf("sstack-%d-%d", os.Getpid(), i)
-		if i == 0 {
-			_ = exec.Command("ip", "netns", "del", name).Run() // of a test that was killed
-		}
+		name := fmt.Sprintf("sstack-%s-%d", unique, i)
 		s.ip("netns", "add", name)
 		s.names = append(s.names, name)
 		t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", name).Run() })
