@@ -79,7 +79,11 @@ func TestCircuitsLeaveNothingBehind(t *testing.T) {
 	fates := []func(conn *multiserver.Conn){
 		func(conn *multiserver.Conn) { conn.Close() },
 		func(conn *multiserver.Conn) { _ = conn.Abort() },
-		func(conn *multiserver.Conn) { _, _ = io.WriteString(conn, "ping"); _, _ = io.Copy(io.Discard, conn); conn.Close() },
+		func(conn *multiserver.Conn) {
+			_, _ = io.WriteString(conn, "ping")
+			_, _ = io.Copy(io.Discard, conn)
+			conn.Close()
+		},
 		func(conn *multiserver.Conn) { _ = conn.CloseWrite(); _, _ = io.Copy(io.Discard, conn); conn.Close() },
 	}
 	run := func(n int) {
