@@ -15,6 +15,7 @@ import (
 // contents are the files of the packages, with their modes. The manual pages are checked apart.
 var contents = map[string]string{
 	"/usr/bin/secretstack":                                  "-rwxr-xr-x",
+	"/etc/secretstack/hub.toml":                             "-rw-r--r--",
 	"/usr/lib/systemd/system/secretstack-hub.service":       "-rw-r--r--",
 	"/usr/lib/systemd/user/secretstack-courier.service":     "-rw-r--r--",
 	"/usr/lib/sysusers.d/secretstack.conf":                  "-rw-r--r--",
@@ -23,12 +24,14 @@ var contents = map[string]string{
 	"/usr/share/fish/vendor_completions.d/secretstack.fish": "-rw-r--r--",
 	"/usr/share/doc/secretstack/copyright":                  "-rw-r--r--",
 	"/usr/share/doc/secretstack/CHANGELOG.md":               "-rw-r--r--",
+	"/usr/share/doc/secretstack/OPERATING.md":               "-rw-r--r--",
 }
 
 // manuals are some of the manual pages.
 var manuals = []string{
 	"/usr/share/man/man1/secretstack.1.gz", "/usr/share/man/man1/secretstack-hub.1.gz",
-	"/usr/share/man/man1/secretstack-hub-health.1.gz", "/usr/share/man/man1/secretstack-courier.1.gz",
+	"/usr/share/man/man1/secretstack-hub-health.1.gz", "/usr/share/man/man1/secretstack-hub-backup.1.gz",
+	"/usr/share/man/man1/secretstack-courier.1.gz",
 }
 
 // checkContents compares a listing as ls -l writes it with what should be there.
@@ -136,6 +139,15 @@ func TestADebianPackageIsInstalledUpgradedAndRemoved(t *testing.T) {
 	}
 	checkUnit(t, root)
 
+	config := filepath.Join(root, "etc/secretstack/hub.toml")
+	if err := os.WriteFile(config, []byte("admission = \"closed\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dpkg(t, root, "--install", file)
+	if text, err := os.ReadFile(config); err != nil || string(text) != "admission = \"closed\"\n" {
+		t.Errorf("an upgrade changed the configuration: %v\n%s", err, text)
+	}
+
 	data := filepath.Join(root, "var/lib/secretstack/hub/secret")
 	if err := os.MkdirAll(filepath.Dir(data), 0o700); err != nil {
 		t.Fatal(err)
@@ -169,6 +181,13 @@ func TestAnRPMIsInstalledAndRemoved(t *testing.T) {
 // checkUnit asks systemd about the unit that is installed below a folder.
 func checkUnit(t *testing.T, root string) {
 	t.Helper()
+	kill := filepath.Join(root, "bin/kill") // which the unit uses, and another package has
+	if err := os.MkdirAll(filepath.Dir(kill), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(kill, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	// Units that it names, and the manual's reader, are those of a whole system.
 	verify := exec.CommandContext(t.Context(), "systemd-analyze", "verify", "--man=no", "--recursive-errors=no", "--root="+root,
 		"secretstack-hub.service")

@@ -16,6 +16,6 @@ fi
 
 case "$1:${2:-}" in
 configure: | 1:)
-	echo "To run a hub on this machine: systemctl enable --now secretstack-hub (docs: man secretstack-hub)"
+	echo "To run a hub on this machine: edit /etc/secretstack/hub.toml, then systemctl enable --now secretstack-hub"
 	;;
 esac
