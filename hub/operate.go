@@ -2,14 +2,15 @@ package hub
 
 import (
 	"cmp"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/secretstack/secretstack/hub/admin"
+	"github.com/secretstack/secretstack/hub/admission"
 	"github.com/secretstack/secretstack/hub/cert"
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/keys"
@@ -35,20 +36,37 @@ func (h *Hub) About() admin.About {
 	if addresses := h.Addresses(); len(addresses) > 0 {
 		about.Address = addresses[0]
 	}
-	l := h.cfg.Limits
-	about.Limits = []admin.Limit{
-		{Name: "mode", Value: string(h.admission.Mode())},
-		{Name: "connections with a proven key", Value: fmt.Sprint(l.MaxPeers)},
-		{Name: "tunnel sockets of a courier", Value: fmt.Sprint(cmp.Or(h.cfg.MaxSockets, 4))},
-	}
+	about.Limits = h.limits()
 	return about
+}
+
+// limits tells which bounds are in force.
+func (h *Hub) limits() []admin.Limit {
+	live := h.live.Load().Limits.Admission.WithDefaults()
+	number := func(n int) string {
+		if n < 0 {
+			return "any number"
+		}
+		return strconv.Itoa(n)
+	}
+	list := []admin.Limit{
+		{Name: "connections at once", Value: number(live.Connections)},
+		{Name: "connections of an address at once", Value: number(live.ConnectionsPerAddress)},
+		{Name: "connections with a proven key", Value: number(h.cfg.Limits.MaxPeers)},
+		{Name: "tunnel sockets of a courier", Value: number(cmp.Or(h.cfg.MaxSockets, 4))},
+	}
+	for _, kind := range admission.Kinds() {
+		list = append(list, admin.Limit{Name: kind.String() + "s of an address", Value: live.Address.Of(kind).String()},
+			admin.Limit{Name: kind.String() + "s of a key", Value: live.Key.Of(kind).String()})
+	}
+	return list
 }
 
 // Status tells how the hub is doing.
 func (h *Hub) Status() admin.Status {
 	status := admin.Status{
 		Draining: h.isDraining(), Registry: h.registry.Status(), Pools: h.pools.Len(), Requests: h.vhost.Active(),
-		Circuits: h.circuits.Stats(), Tunnels: h.room.Tunnels(),
+		Circuits: h.circuits.Stats(), Tunnels: h.room.Tunnels(), Mailboxes: h.mailboxes.Stats(),
 	}
 	if p := h.port.Load(); p != nil {
 		status.Port = p.Stats()

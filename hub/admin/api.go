@@ -85,6 +85,7 @@ type statusJSON struct {
 	Requests     int               `json:"requests"`
 	Circuits     int               `json:"circuits"`
 	Tunnels      int               `json:"tunnels"`
+	Envelopes    int               `json:"envelopes"`
 	Limits       map[string]string `json:"limits"`
 }
 
@@ -120,6 +121,7 @@ func (h *Handler) apiStatus(*http.Request) (any, error) {
 		Requests:     st.Requests,
 		Circuits:     st.Circuits.Open,
 		Tunnels:      st.Tunnels,
+		Envelopes:    st.Mailboxes.Mail.Count + st.Mailboxes.Requests.Count,
 		Limits:       map[string]string{},
 	}
 	if st.Registry.Free >= 0 {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/secretstack/secretstack/hub/admission"
 	"github.com/secretstack/secretstack/hub/circuits"
+	"github.com/secretstack/secretstack/hub/mailbox"
 	"github.com/secretstack/secretstack/hub/port"
 	"github.com/secretstack/secretstack/hub/registry"
 )
@@ -18,16 +19,17 @@ type collector struct {
 	hub       Hub
 	admission *admission.Admission
 
-	ready, draining, started                  *prometheus.Desc
-	couriers                                  *prometheus.Desc
-	pools, sockets, waiting, requests         *prometheus.Desc
-	tunnels                                   *prometheus.Desc
-	unproved, accepted, turnedAway            *prometheus.Desc
-	circuits, circuitEvents, circuitBytes     *prometheus.Desc
-	records, retired, writes, failures        *prometheus.Desc
-	writable, freeDisk                        *prometheus.Desc
-	certificate                               *prometheus.Desc
-	rules, invites, members, limited, evicted *prometheus.Desc
+	ready, draining, started                    *prometheus.Desc
+	couriers                                    *prometheus.Desc
+	pools, sockets, waiting, requests           *prometheus.Desc
+	tunnels                                     *prometheus.Desc
+	unproved, accepted, turnedAway              *prometheus.Desc
+	circuits, circuitEvents, circuitBytes       *prometheus.Desc
+	records, retired, writes, failures          *prometheus.Desc
+	writable, freeDisk                          *prometheus.Desc
+	certificate                                 *prometheus.Desc
+	rules, invites, members, limited, evicted   *prometheus.Desc
+	mailboxes, envelopes, mailBytes, mailEvents *prometheus.Desc
 }
 
 func newCollector(hub Hub, a *admission.Admission) *collector {
@@ -58,6 +60,10 @@ func newCollector(hub Hub, a *admission.Admission) *collector {
 		failures:      desc("registry_write_errors_total", "How often writing has failed, so that the engine was replaced."),
 		writable:      desc("registry_writable", "1 when registrations can be written."),
 		freeDisk:      desc("registry_free_bytes", "Bytes that may be written to the registry's disk."),
+		mailboxes:     desc("mailboxes", "Mailboxes in which something waits."),
+		envelopes:     desc("mailbox_envelopes", "Envelopes that wait, by box.", "box"),
+		mailBytes:     desc("mailbox_bytes", "Bytes of envelopes that wait, by box.", "box"),
+		mailEvents:    desc("mailbox_events_total", "What has become of envelopes.", "event"),
 		rules:         desc("rules", "Allow and deny rules."),
 		invites:       desc("invites", "Invites, with those that are kept for the sake of their members."),
 		members:       desc("members", "Keys that have redeemed an invite."),
@@ -97,6 +103,7 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 	m.gauge(c.tunnels, float64(st.Tunnels))
 	c.collectPort(m, st.Port)
 	c.collectCircuits(m, st.Circuits)
+	c.collectMailboxes(m, st.Mailboxes)
 	c.collectRegistry(m, st.Registry)
 	c.collectAdmission(m, c.admission.Stats())
 	for name, expires := range firstExpiry(st.Certificates) {
@@ -124,6 +131,18 @@ func (c *collector) collectCircuits(m sink, st circuits.Stats) {
 	m.count(c.circuitEvents, float64(st.BadTokens), "bad_token")
 	m.count(c.circuitEvents, float64(st.BadPreambles), "bad_preamble")
 	m.count(c.circuitBytes, float64(st.Bytes))
+}
+
+func (c *collector) collectMailboxes(m sink, st mailbox.Stats) {
+	m.gauge(c.mailboxes, float64(st.Mailboxes))
+	m.gauge(c.envelopes, float64(st.Mail.Count), "mail")
+	m.gauge(c.envelopes, float64(st.Requests.Count), "requests")
+	m.gauge(c.mailBytes, float64(st.Mail.Bytes), "mail")
+	m.gauge(c.mailBytes, float64(st.Requests.Bytes), "requests")
+	m.count(c.mailEvents, float64(st.Deposited), "deposited")
+	m.count(c.mailEvents, float64(st.Refused), "refused")
+	m.count(c.mailEvents, float64(st.Acknowledged), "acknowledged")
+	m.count(c.mailEvents, float64(st.Expired), "expired")
 }
 
 func (c *collector) collectRegistry(m sink, st registry.Status) {

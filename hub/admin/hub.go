@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/hub/circuits"
+	"github.com/secretstack/secretstack/hub/mailbox"
 	"github.com/secretstack/secretstack/hub/port"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/keys"
@@ -62,6 +63,7 @@ type Status struct {
 	Certificates []Certificate
 	Port         port.Stats
 	Circuits     circuits.Stats
+	Mailboxes    mailbox.Stats
 
 	Pools    int // couriers with a port for raw tunnel sockets
 	Sockets  int // raw tunnel sockets, of all pools

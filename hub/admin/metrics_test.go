@@ -12,6 +12,7 @@ import (
 	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/admission"
 	"github.com/secretstack/secretstack/hub/circuits"
+	"github.com/secretstack/secretstack/hub/mailbox"
 	"github.com/secretstack/secretstack/hub/port"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/vhost"
@@ -39,6 +40,9 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 				{Name: "*.hub.example.org"},
 			},
 			Pools: 3, Sockets: 5, Waiting: 4, Requests: 6, Tunnels: 1,
+			Mailboxes: mailbox.Stats{
+				Mailboxes: 4, Mail: mailbox.Amount{Count: 5, Bytes: 600}, Requests: mailbox.Amount{Count: 1}, Deposited: 9, Expired: 3,
+			},
 			Port:     port.Stats{Unproved: 11, Accepted: 12, Denied: 13, Crowded: 14, Malformed: 15, MadeRoom: 16},
 			Circuits: circuits.Stats{Open: 8, Pending: 2, Offered: 20, Joined: 18, InKernel: 17, Failed: 1, BadTokens: 3, Bytes: 1000},
 		}
@@ -112,6 +116,12 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		`secretstack_hub_circuit_bytes_total 1000`,
 		`secretstack_hub_circuit_duration_seconds_count 1`,
 		`secretstack_hub_refusals_total{reason="rate"} 1`,
+		`secretstack_hub_mailboxes 4`,
+		`secretstack_hub_mailbox_envelopes{box="mail"} 5`,
+		`secretstack_hub_mailbox_envelopes{box="requests"} 1`,
+		`secretstack_hub_mailbox_bytes{box="mail"} 600`,
+		`secretstack_hub_mailbox_events_total{event="deposited"} 9`,
+		`secretstack_hub_mailbox_events_total{event="expired"} 3`,
 		`secretstack_hub_rules 1`,
 		`secretstack_hub_invites 1`,
 		`secretstack_hub_members 0`,

@@ -10,6 +10,8 @@ import (
 	"path"
 	"strconv"
 
+	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/mailbox"
 	"github.com/secretstack/secretstack/keys"
 )
 
@@ -221,7 +223,9 @@ type statusView struct {
 	About    About
 	Status   Status
 	Reasons  []string
+	Mode     admission.Mode
 	Kinds    []kindCount
+	Mail     mailbox.Amount // of all boxes
 	Refusals []Refusal
 }
 
@@ -231,8 +235,12 @@ type kindCount struct {
 }
 
 func (h *Handler) statusPage(w http.ResponseWriter, r *http.Request) {
-	v := statusView{About: h.cfg.Hub.About(), Status: h.cfg.Hub.Status(), Refusals: h.cfg.Observer.latest.list()}
+	v := statusView{
+		About: h.cfg.Hub.About(), Status: h.cfg.Hub.Status(), Mode: h.cfg.Admission.Mode(), Refusals: h.cfg.Observer.latest.list(),
+	}
 	v.Reasons = v.Status.reasons()
+	mail, requests := v.Status.Mailboxes.Mail, v.Status.Mailboxes.Requests
+	v.Mail = mailbox.Amount{Count: mail.Count + requests.Count, Bytes: mail.Bytes + requests.Bytes}
 	count := countKinds(h.cfg.Hub.Couriers())
 	for _, k := range kinds {
 		v.Kinds = append(v.Kinds, kindCount{k, count[k]})

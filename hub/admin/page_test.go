@@ -13,6 +13,7 @@ import (
 
 	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/mailbox"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/secrez"
 )
@@ -203,12 +204,14 @@ func TestTheStatusPageTellsWhatIsWrong(t *testing.T) {
 		h.status = admin.Status{
 			Problems:     []string{"the listener failed"},
 			Registry:     registry.Status{Records: 1234567, Free: 5e9},
+			Mailboxes:    mailbox.Stats{Mailboxes: 2, Mail: mailbox.Amount{Count: 1200, Bytes: 3e6}, Requests: mailbox.Amount{Count: 34}},
 			Certificates: []admin.Certificate{{Name: "*.hub.example.org", Expires: time.Now().Add(240 * time.Hour), Problem: "no answer"}},
 		}
 	})
 	b.observer.Refused(admin.Refusal{Reason: admin.ReasonSlow, What: "connect", Addr: netip.MustParseAddr("192.0.2.77")})
 	page := b.page(t, "/status")
 	wantIn(t, page, "not ready", "the listener failed", "1,234,567 registered", "5.0 GB",
+		"1,234 in 2 mailboxes, 3.0 MB",
 		"*.hub.example.org", "in 10 days", "no answer", "192.0.2.77", "slow", "handshake", "10 s")
 }
 

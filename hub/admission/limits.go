@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"time"
@@ -81,6 +82,34 @@ func defaultKeyRates() Rates {
 		Circuit:      Rate{time.Second / 10, 200},
 		Deposit:      Rate{time.Second / 5, 200},
 	}
+}
+
+// WithDefaults is the limits with what their zero values mean.
+func (l Limits) WithDefaults() Limits {
+	l.Address, l.Key = l.Address.or(defaultAddressRates()), l.Key.or(defaultKeyRates())
+	l.Connections = cmp.Or(l.Connections, defaultConnections)
+	l.ConnectionsPerAddress = cmp.Or(l.ConnectionsPerAddress, defaultPerAddress)
+	return l
+}
+
+func (r Rates) or(fallback Rates) Rates {
+	return Rates{
+		Connection:   cmp.Or(r.Connection, fallback.Connection),
+		Registration: cmp.Or(r.Registration, fallback.Registration),
+		NewID:        cmp.Or(r.NewID, fallback.NewID),
+		Lookup:       cmp.Or(r.Lookup, fallback.Lookup),
+		Request:      cmp.Or(r.Request, fallback.Request),
+		Circuit:      cmp.Or(r.Circuit, fallback.Circuit),
+		Deposit:      cmp.Or(r.Deposit, fallback.Deposit),
+	}
+}
+
+// Of gives the rate of a kind.
+func (r Rates) Of(k Kind) Rate {
+	if k < kinds {
+		return r.byKind()[k]
+	}
+	return Rate{}
 }
 
 // byKind lists the rates in the order of the kinds.

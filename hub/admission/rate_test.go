@@ -417,3 +417,27 @@ func TestDefaultRatesAreAsDocumented(t *testing.T) {
 		t.Errorf("an unknown kind is %q", s)
 	}
 }
+
+func TestLimitsWithDefaultsAreThoseInForce(t *testing.T) {
+	given := Limits{Key: Rates{Lookup: Rate{Every: time.Minute, Burst: 3}}, Connections: -1}
+	full := given.WithDefaults()
+	want, err := given.inForce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range Kinds() {
+		address, key := full.Address.Of(kind), full.Key.Of(kind)
+		if address.Every == 0 || key.Every == 0 {
+			t.Errorf("the rate of %ss is not told: %q, %q", kind, address, key)
+		}
+		if address.bucket(Rate{}) != want.address[kind] || key.bucket(Rate{}) != want.key[kind] {
+			t.Errorf("the rate of %ss is told as %q and %q", kind, address, key)
+		}
+	}
+	if full.Connections != -1 || full.ConnectionsPerAddress != defaultPerAddress || full.Key.Of(Lookup).Burst != 3 {
+		t.Errorf("%+v", full)
+	}
+	if r := full.Key.Of(kinds); r != (Rate{}) {
+		t.Errorf("a kind that does not exist has the rate %v", r)
+	}
+}
