@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/hub/registry/claim"
+	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 }
 
 // child registers owners, many at a time, and says each id that it was given, until it is killed. Every eighth owner resets
-// its id at once.
+// its id at once, and every eighth is given up for another key.
 func child(dir string) error {
 	first, err := strconv.ParseUint(os.Getenv(childFirst), 10, 64)
 	if err != nil {
@@ -73,11 +74,17 @@ func childRegister(tb childTB, r *Registry, n uint64) error {
 			Action: claim.Reset, ID: rec.ID, Sequence: rec.Sequence + 1,
 		}))
 	}
+	if err == nil && n%8 == 4 {
+		rec, err = r.Register(context.Background(), rotating(tb, heir(tb, n), owner))
+	}
 	if err == nil {
 		_, err = fmt.Fprintf(os.Stdout, "%d %v\n", n, rec.ID) // one write a line
 	}
 	return err
 }
+
+// heir gives the key for which that of an owner is given up.
+func heir(tb testing.TB, n uint64) *keys.Identity { return identity(tb, 1<<62+n) }
 
 // childTB makes the helpers usable outside a test.
 type childTB struct{ testing.TB }
@@ -158,7 +165,12 @@ func TestEveryAcknowledgedIDSurvivesKills(t *testing.T) {
 	r := open1(t, config(t, dir))
 	seen := map[secrez.ID]bool{}
 	for n, id := range acknowledged {
-		rec, ok := r.LookupKey(identity(t, n).Public())
+		owner := identity(t, n)
+		if n%8 == 4 {
+			refused(t, r, native(t, owner), ErrGivenUp)
+			owner = heir(t, n)
+		}
+		rec, ok := r.LookupKey(owner.Public())
 		if !ok || rec.ID != id {
 			t.Errorf("owner %d was told %v, there is %v", n, id, rec.ID)
 		}
@@ -167,7 +179,7 @@ func TestEveryAcknowledgedIDSurvivesKills(t *testing.T) {
 		}
 		seen[id] = true
 	}
-	for _, id := range []secrez.ID{acknowledged[1], acknowledged[8]} {
+	for _, id := range []secrez.ID{acknowledged[1], acknowledged[4], acknowledged[8]} {
 		if id.IsZero() {
 			continue
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/secretstack/secretstack/hub/registry/claim"
 	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/keys/rotation"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -26,6 +27,11 @@ type Registration struct {
 	// Receipt is the latest receipt that the courier holds, if it holds one. It is looked at only if the registry has no
 	// record of the key, or an older one.
 	Receipt *claim.Receipt
+
+	// Rotations are statements that lead to the key that registers, from keys that were given up for it; with a native
+	// statement only. The first whose old key has a record brings the id of that over, if the new key has none: with the next
+	// sequence, for ever. Then the old key can never register again. Whether it may do so is for the caller to see.
+	Rotations []*rotation.Statement
 }
 
 // A petition is a registration whose signatures have been verified.
@@ -39,6 +45,8 @@ type petition struct {
 	digest   uint64
 	evidence Evidence // without the receipt
 	receipt  *claim.Receipt
+
+	rotations []*rotation.Statement
 }
 
 // verify does all that needs no knowledge of other records.
@@ -56,6 +64,12 @@ func (r Registration) verify(hub keys.PublicKey, maxEvidence int) (*petition, er
 	if err != nil {
 		return nil, err
 	}
+	for _, s := range r.Rotations {
+		if !p.native || s.New.Array() != p.key {
+			return nil, fmt.Errorf("%w: the change of keys is to another key", ErrEvidence)
+		}
+	}
+	p.rotations = r.Rotations
 	p.digest, _ = p.evidence.summary()
 	if r.Receipt == nil {
 		return p, nil
@@ -124,7 +138,7 @@ func (e Evidence) summary() (digest uint64, confirmed bool) {
 // A view is the directory with the deeds on top that are about to be written. It belongs to one goroutine.
 type view struct {
 	dir  *directory
-	keys map[[keySize]byte]*entry
+	keys map[[keySize]byte]*entry // nil: of one that is given up
 	ids  map[secrez.ID]*entry
 }
 
@@ -133,10 +147,15 @@ func newView(dir *directory) *view {
 }
 
 func (v *view) keyed(key [keySize]byte) *entry {
-	if e := v.keys[key]; e != nil {
+	if e, changed := v.keys[key]; changed {
 		return e
 	}
 	return v.dir.keyed(key)
+}
+
+func (v *view) givenUp(key [keySize]byte) bool {
+	e, changed := v.keys[key]
+	return changed && e == nil || v.dir.givenUp(key)
 }
 
 func (v *view) identified(id secrez.ID) *entry {
@@ -149,12 +168,18 @@ func (v *view) identified(id secrez.ID) *entry {
 func (v *view) add(d *deed) *entry {
 	e := d.entry(0, 0)
 	v.keys[e.key], v.ids[e.id] = e, e
+	if e.rotation != nil {
+		v.keys[e.rotation.Old.Array()] = nil
+	}
 	return e
 }
 
 // decide tells what must be written to grant a petition, and the entry that the courier then has. Nothing is written for a
 // petition that asks for what is already so, which is the usual one.
 func (v *view) decide(p *petition, now int64) (*entry, []*deed, error) {
+	if v.givenUp(p.key) {
+		return nil, nil, ErrGivenUp
+	}
 	cur := v.keyed(p.key)
 	if cur != nil && cur.box != nil && p.box != nil && *cur.box != *p.box {
 		return nil, nil, ErrBoxKey
@@ -182,18 +207,25 @@ func (v *view) decide(p *petition, now int64) (*entry, []*deed, error) {
 
 // heal gives a key the id back that the hub's own receipt says it had.
 func (v *view) heal(cur *entry, p *petition) (*deed, error) {
-	if holder := v.identified(p.receipt.ID); holder != nil && holder.key != p.key {
-		return nil, fmt.Errorf("%w: the id has gone to another key", ErrClaim)
-	}
 	d := p.deed(cur)
 	d.id, d.sequence, d.since = p.receipt.ID, p.receipt.Sequence, p.receipt.Time.UnixMilli()
 	d.evidence.Receipt = p.receipt
+	if s, from := v.inherited(p); from != nil && d.sequence > from.sequence { // an older backup, from before the change of keys
+		d.evidence.Rotation = s
+	}
+	if holder := v.identified(d.id); holder != nil && holder.key != p.key && !d.entry(0, 0).follows(holder) {
+		return nil, fmt.Errorf("%w: the id has gone to another key", ErrClaim)
+	}
 	return d, nil
 }
 
 // next gives the deed that takes a key from the entry it has to the one it asks for, or none if it has that.
 func (v *view) next(cur *entry, p *petition, now int64) (*deed, error) {
-	switch {
+	switch s, from := v.inherited(p); {
+	case cur == nil && from != nil && !p.reset && (p.id.IsZero() || p.id == from.id):
+		d := p.deed(nil)
+		d.id, d.sequence, d.since, d.evidence.Rotation = from.id, from.sequence+1, now, s
+		return d, nil
 	case cur == nil && p.native && !p.id.IsZero():
 		return nil, fmt.Errorf("%w: nothing is known of it here", ErrClaim)
 	case cur == nil && p.native && p.reset:
@@ -206,6 +238,16 @@ func (v *view) next(cur *entry, p *petition, now int64) (*deed, error) {
 		d := p.deed(cur)
 		d.id, d.sequence, d.since = cur.id, cur.sequence, cur.since
 		return d, nil
+	}
+	return nil, nil
+}
+
+// inherited gives the statement that brings a key something, and the entry that it comes from; or nothing.
+func (v *view) inherited(p *petition) (*rotation.Statement, *entry) {
+	for _, s := range p.rotations {
+		if from := v.keyed(s.Old.Array()); from != nil {
+			return s, from
+		}
 	}
 	return nil, nil
 }
@@ -244,6 +286,7 @@ func (p *petition) deed(cur *entry) *deed {
 	d := &deed{key: p.key, box: p.box, evidence: p.evidence}
 	if cur != nil {
 		d.sequence = cur.sequence
+		d.evidence.Rotation = cur.rotation
 		if cur.box != nil {
 			d.box = cur.box
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/keys/rotation"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -22,6 +23,8 @@ type entry struct {
 	digest    uint64 // of the evidence, to know a repeated registration
 	confirmed bool   // the owner has signed a statement that names the id
 	retired   bool   // the id was given up; nobody gets it again
+
+	rotation *rotation.Statement // by which the key has come into the place of another; nil: it has not
 
 	message uint64 // where the evidence is: the message of the log
 	index   int    // and which deed in it
@@ -40,7 +43,7 @@ func (d *deed) entry(message uint64, index int) *entry {
 	digest, confirmed := d.evidence.summary()
 	return &entry{
 		key: d.key, id: d.id, sequence: d.sequence, since: d.since, box: d.box,
-		digest: digest, confirmed: confirmed, message: message, index: index,
+		digest: digest, confirmed: confirmed, rotation: d.evidence.Rotation, message: message, index: index,
 	}
 }
 
@@ -48,17 +51,20 @@ func (d *deed) entry(message uint64, index int) *entry {
 // every node that reads the log has the same one.
 type directory struct {
 	mu      sync.RWMutex
-	byKey   map[[keySize]byte]*entry // guarded by mu
-	byID    map[secrez.ID]*entry     // with the retired ones; guarded by mu
-	applied uint64                   // up to where the log is known; guarded by mu
-	message uint64                   // last message up to there; guarded by mu
-	moved   chan struct{}            // closed and replaced when applied grows; guarded by mu
+	byKey   map[[keySize]byte]*entry        // guarded by mu
+	byID    map[secrez.ID]*entry            // with the retired ones; guarded by mu
+	heirs   map[[keySize]byte][keySize]byte // for which keys others were given up; guarded by mu
+	before  map[[keySize]byte][keySize]byte // the same the other way round; guarded by mu
+	applied uint64                          // up to where the log is known; guarded by mu
+	message uint64                          // last message up to there; guarded by mu
+	moved   chan struct{}                   // closed and replaced when applied grows; guarded by mu
 }
 
 func newDirectory() *directory {
 	return &directory{
 		byKey: map[[keySize]byte]*entry{},
 		byID:  map[secrez.ID]*entry{},
+		heirs: map[[keySize]byte][keySize]byte{}, before: map[[keySize]byte][keySize]byte{},
 		moved: make(chan struct{}),
 	}
 }
@@ -73,6 +79,35 @@ func (d *directory) identified(id secrez.ID) *entry {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return d.byID[id]
+}
+
+// givenUp reports whether a key was given up for another.
+func (d *directory) givenUp(key [keySize]byte) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	_, gone := d.heirs[key]
+	return gone
+}
+
+// heir gives the entry of the key for which another was given up in the end, or nil. Chains end: who was given up never
+// comes back.
+func (d *directory) heir(key [keySize]byte) *entry {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for next, gone := d.heirs[key]; gone; next, gone = d.heirs[key] {
+		key = next
+	}
+	return d.byKey[key]
+}
+
+// ancestors lists the keys that were given up for one, the latest first.
+func (d *directory) ancestors(key [keySize]byte) (all [][keySize]byte) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for old, known := d.before[key]; known; old, known = d.before[old] {
+		all = append(all, old)
+	}
+	return all
 }
 
 func (d *directory) counts() (live, ids int, applied uint64) {
@@ -149,9 +184,17 @@ func (d *directory) moveTo(applied uint64) {
 	d.moved = make(chan struct{})
 }
 
-// applyOne keeps two rules, whatever the log says: a key's sequence only grows, and an id stays its first owner's.
+// applyOne keeps three rules, whatever the log says: a key's sequence only grows, an id stays its first owner's unless he
+// gives up his key for another, and a key that was given up gets nothing.
 func (d *directory) applyOne(e *entry) bool {
-	if holder := d.byID[e.id]; holder != nil && holder.key != e.key {
+	if _, gone := d.heirs[e.key]; gone {
+		return false
+	}
+	if holder := d.byID[e.id]; holder != nil && holder.key != e.key && !e.follows(holder) {
+		return false
+	}
+	from := d.predecessor(e)
+	if from != nil && e.sequence <= from.sequence {
 		return false
 	}
 	old := d.byKey[e.key]
@@ -163,7 +206,28 @@ func (d *directory) applyOne(e *entry) bool {
 			d.byID[old.id] = &entry{key: old.key, id: old.id, retired: true}
 		}
 	}
+	if from != nil && from.id != e.id { // of an older backup
+		d.byID[from.id] = &entry{key: from.key, id: from.id, retired: true}
+	}
+	if e.rotation != nil {
+		given := e.rotation.Old.Array()
+		delete(d.byKey, given)
+		d.heirs[given], d.before[e.key] = e.key, given
+	}
 	d.byKey[e.key] = e
 	d.byID[e.id] = e
 	return true
+}
+
+// predecessor gives the live entry of the key that an entry's key has come in the place of, or nil.
+func (d *directory) predecessor(e *entry) *entry {
+	if e.rotation == nil {
+		return nil
+	}
+	return d.byKey[e.rotation.Old.Array()]
+}
+
+// follows reports whether an entry may take the id of another: its key was given up for the entry's.
+func (e *entry) follows(holder *entry) bool {
+	return e.rotation != nil && !holder.retired && e.rotation.Old.Array() == holder.key && e.sequence > holder.sequence
 }

@@ -17,6 +17,9 @@
 // payload of the v1 API of Secrez. The first box half that a key states is recorded, and another one is refused. An id that was
 // given up in a reset is retired: nobody gets it again.
 //
+// A key that is given up for another by a statement of both ([rotation.Statement]) leaves it its id, with the next sequence,
+// and never gets one again. Old receipts and statements of it do nothing then, and the same statement again does nothing.
+//
 // Each record is kept with its evidence: what the owner signed ([Registry.Evidence], [Registry.Verify]). A courier registers
 // first with a statement that names no id. If it then signs one that names the id and sequence it got, that becomes the
 // evidence. A courier also keeps a receipt, which the hub signs ([Registry.Receipt]). Shown with a registration, it gives back

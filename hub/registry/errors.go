@@ -37,6 +37,9 @@ var (
 	// become another key's. Registering without naming an id gives a new one.
 	ErrClaim = errors.New("registry: the claim to the id cannot be honoured")
 
+	// ErrGivenUp says that the key has been given up for another, which has its id. It never gets one again.
+	ErrGivenUp = errors.New("registry: the key has been given up for another")
+
 	// ErrNotFound says that there is no such record, or no such key in a bucket.
 	ErrNotFound = errors.New("registry: not found")
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/secretstack/secretstack/hub/registry/claim"
 	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/keys/rotation"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -20,7 +21,7 @@ type Record struct {
 	// Box is the box half that the courier has stated, 32 bytes. Nil: none.
 	Box []byte
 
-	// Sequence counts the ids that Key has had, this one included.
+	// Sequence counts the ids that Key has had, this one included, and those of the key that was given up for it.
 	Sequence uint64
 
 	// Since is when the id was given, by the hub's clock then.
@@ -50,6 +51,9 @@ type Evidence struct {
 
 	// Receipt is what the courier showed to get back an id that the registry had lost.
 	Receipt *claim.Receipt
+
+	// Rotation is why the id has come from another key. It stays with the records that the key has later.
+	Rotation *rotation.Statement
 }
 
 const (
@@ -62,7 +66,8 @@ const (
 	flagStatement = 1 << 1
 	flagPayload   = 1 << 2
 	flagReceipt   = 1 << 3
-	allFlags      = flagBox | flagStatement | flagPayload | flagReceipt
+	flagRotation  = 1 << 4
+	allFlags      = flagBox | flagStatement | flagPayload | flagReceipt | flagRotation
 )
 
 // A deed is a record as it is written to the log, with its evidence.
@@ -92,6 +97,9 @@ func appendDeed(b []byte, d *deed) []byte {
 	if d.evidence.Receipt != nil {
 		flags |= flagReceipt
 	}
+	if d.evidence.Rotation != nil {
+		flags |= flagRotation
+	}
 	b = append(b, flags)
 	b = append(b, d.key[:]...)
 	b = append(b, d.id.String()...)
@@ -111,6 +119,9 @@ func appendDeed(b []byte, d *deed) []byte {
 	if r := d.evidence.Receipt; r != nil {
 		receipt, _ := r.MarshalBinary() // it was read from bytes, so it can be written
 		b = appendPart(b, receipt)
+	}
+	if r := d.evidence.Rotation; r != nil {
+		b = append(b, r.Bytes()...)
 	}
 	return b
 }
@@ -178,6 +189,11 @@ func (r *groupReader) deed() deed {
 			r.bad = true
 		}
 	}
+	if flags[0]&flagRotation != 0 {
+		if d.evidence.Rotation, err = rotation.Parse(r.take(rotation.Size)); err != nil {
+			r.bad = true
+		}
+	}
 	return d
 }
 
@@ -226,6 +242,9 @@ func (d *deed) verify(hub keys.PublicKey) error {
 	}
 	if err != nil {
 		return err
+	}
+	if r := d.evidence.Rotation; r != nil && !r.New.Equal(key) {
+		return fmt.Errorf("%w: the change of keys is to another key", ErrEvidence)
 	}
 	return d.verifyReceipt(hub, key)
 }

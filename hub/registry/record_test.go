@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/hub/registry/claim"
+	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -23,6 +24,7 @@ func deeds(tb testing.TB) []deed {
 		{key: key, id: secrez.NewID(), sequence: 1, since: 1, evidence: Evidence{Statement: nativeReg.Statement}},
 		{key: key, id: receipt.ID, sequence: 2, since: 5, box: &box, evidence: Evidence{Payload: &payload, Receipt: &receipt}},
 		{key: key, id: secrez.NewID(), sequence: 1 << 63, since: -1, evidence: Evidence{}},
+		{key: key, id: secrez.NewID(), sequence: 2, evidence: Evidence{Rotation: rotated(tb, identity(tb, 2), owner)}},
 	}
 }
 
@@ -91,6 +93,7 @@ func TestAlteredRecordsDoNotVerify(t *testing.T) {
 		"reset":     {evidence: Evidence{Statement: reset}},
 		"payload":   {evidence: Evidence{Payload: &payload}},
 		"healed":    {evidence: Evidence{Payload: &payload, Receipt: &receipt}},
+		"rotated":   {evidence: Evidence{Statement: register, Rotation: rotated(t, identity(t, 9), owner)}},
 	}
 	otherBox := [boxSize]byte(accountOf(t, owner).Public().Box())
 	alterations := map[string]func(*deed){
@@ -99,11 +102,12 @@ func TestAlteredRecordsDoNotVerify(t *testing.T) {
 		"sequence": func(d *deed) { d.sequence++ },
 		"box":      func(d *deed) { d.box = &otherBox },
 		"evidence": func(d *deed) { d.evidence.Statement, d.evidence.Payload = nil, nil },
+		"heir":     func(d *deed) { d.evidence.Rotation = rotated(t, owner, identity(t, 9)) },
 		"hub":      nil,
 	}
 	// What each kind of evidence cannot tell, because its owner did not know it when he signed.
 	blind := map[string]bool{
-		"statement sequence": true, "reset id": true, "reset box": true, "payload id": true, "payload sequence": true, "payload hub": true,
+		"statement sequence": true, "rotated sequence": true, "reset id": true, "reset box": true, "payload id": true, "payload sequence": true, "payload hub": true,
 	}
 	for kind, base := range sound {
 		base.key, base.id, base.sequence, base.box = owner.Public().Array(), id, 2, &box
@@ -160,6 +164,42 @@ func TestTheDirectoryKeepsItsRulesWhateverTheLogSays(t *testing.T) {
 	live, ids, applied := d.counts()
 	if live != 2 || ids != 3 || applied != uint64(len(steps)) {
 		t.Errorf("%d live, %d ids, %d applied", live, ids, applied)
+	}
+}
+
+func TestTheDirectoryFollowsAChangeOfKeysOnce(t *testing.T) {
+	a, b, c := identity(t, 1), identity(t, 2), identity(t, 3)
+	x, y := secrez.NewID(), secrez.NewID()
+	d := newDirectory()
+	by := func(id secrez.ID, sequence uint64, from, to *keys.Identity) deed {
+		return deed{key: to.Public().Array(), id: id, sequence: sequence, evidence: Evidence{Rotation: rotated(t, from, to)}}
+	}
+	steps := []struct {
+		say     string
+		deed    deed
+		refused int
+	}{
+		{"a gets x", deed{key: a.Public().Array(), id: x, sequence: 3}, 0},
+		{"b takes it over with no higher sequence", by(x, 3, a, b), 1},
+		{"b takes another's id over", by(x, 4, c, b), 1},
+		{"b takes it over", by(x, 4, a, b), 0},
+		{"b says it again", by(x, 4, a, b), 0},
+		{"a wants it back", deed{key: a.Public().Array(), id: x, sequence: 5}, 1},
+		{"a wants another", deed{key: a.Public().Array(), id: y, sequence: 5}, 1},
+		{"c takes it over from a", by(x, 5, a, c), 1},
+		{"b goes back to a", by(x, 6, b, a), 1},
+		{"c takes it over from b", by(x, 5, b, c), 0},
+	}
+	for i, s := range steps {
+		if got, err := d.apply(uint64(i+1), uint64(i), []deed{s.deed}); got != s.refused || err != nil {
+			t.Errorf("%s: %d refused, %v, want %d", s.say, got, err, s.refused)
+		}
+	}
+	if e := d.identified(x); e.key != c.Public().Array() || d.keyed(a.Public().Array()) != nil || d.keyed(b.Public().Array()) != nil {
+		t.Errorf("x is %+v", e)
+	}
+	if e := d.heir(a.Public().Array()); e == nil || e.key != c.Public().Array() {
+		t.Errorf("the heir is %+v", e)
 	}
 }
 

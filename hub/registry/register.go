@@ -21,8 +21,8 @@ type answer struct {
 // Register gives a key its id: the one it has, or a new one. When it returns, the id is on disk and Lookup finds it.
 // Concurrent registrations of one key give the same id, and registrations that come together share a write.
 //
-// A key that has an id and asks for nothing else costs no write. Its error is ErrEvidence, ErrBoxKey, ErrStale or ErrClaim for
-// what is wrong with the registration; ErrUnavailable or ErrClosed, within a bounded time, when nothing can be written; or
+// A key that has an id and asks for nothing else costs no write. Its error is ErrEvidence, ErrBoxKey, ErrStale, ErrClaim or
+// ErrGivenUp for what is wrong with the registration; ErrUnavailable or ErrClosed, within a bounded time, when nothing can be written; or
 // that of ctx. After the last two the id may have been given nonetheless, and asking again tells it.
 func (r *Registry) Register(ctx context.Context, reg Registration) (Record, error) {
 	p, err := reg.verify(r.cfg.Identity.Public(), r.cfg.Limits.MaxEvidence)

@@ -386,6 +386,29 @@ func (r *Registry) LookupKey(key keys.PublicKey) (Record, bool) {
 	return e.record(), true
 }
 
+// Heir finds the record of the key for which another was given up, over any number of such changes, without looking at the
+// disk.
+func (r *Registry) Heir(key keys.PublicKey) (Record, bool) {
+	if !r.dir.givenUp(key.Array()) {
+		return Record{}, false
+	}
+	e := r.dir.heir(key.Array())
+	if e == nil {
+		return Record{}, false
+	}
+	return e.record(), true
+}
+
+// Ancestors lists the keys that were given up for one, the latest first.
+func (r *Registry) Ancestors(key keys.PublicKey) []keys.PublicKey {
+	var all []keys.PublicKey
+	for _, old := range r.dir.ancestors(key.Array()) {
+		k, _ := keys.NewPublicKey(old[:]) // it has the length
+		all = append(all, k)
+	}
+	return all
+}
+
 // Retired reports whether an id was somebody's who has given it up. Nobody gets it again.
 func (r *Registry) Retired(id secrez.ID) bool {
 	e := r.dir.identified(id)
