@@ -7,12 +7,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/courier/store"
 	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/keys/rotation"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/multiserver/onion"
 	"github.com/secretstack/secretstack/multiserver/unix"
@@ -30,8 +32,8 @@ const (
 type Config struct {
 	// Identity is the owner's.
 	Identity *keys.Identity
-	// Former are identities that the owner has given up. Messages for them are taken, and contacts who knew one of them are
-	// told the new one.
+	// Former are identities that the owner has given up, the latest last. Messages for them are taken, contacts who knew one
+	// of them are told the new one, and hubs give the id of one of them to the new one.
 	Former []*keys.Identity
 	// AppKey names the network. Zero: the main network.
 	AppKey keys.AppKey
@@ -88,6 +90,22 @@ func (c *Config) setDefaults() error {
 	return nil
 }
 
+// rotations are what hubs are told about the owner's former identities, the latest first.
+func (c *Config) rotations() ([]*rotation.Statement, error) {
+	var all []*rotation.Statement
+	for _, former := range slices.Backward(c.Former) {
+		if former.Public().Equal(c.Identity.Public()) {
+			continue
+		}
+		s, err := rotation.New(former, c.Identity, c.Store.Now())
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
 // Courier is a running courier.
 type Courier struct {
 	cfg     Config
@@ -129,7 +147,10 @@ func (c *Courier) start(ctx context.Context) error {
 	if err := c.store.AdoptIdentity(ctx, c.cfg.Identity, c.cfg.Former); err != nil {
 		return err
 	}
-	var err error
+	rotations, err := c.cfg.rotations()
+	if err != nil {
+		return err
+	}
 	if c.secrez, err = newSecrezSide(c); err != nil {
 		return err
 	}
@@ -140,7 +161,7 @@ func (c *Courier) start(ctx context.Context) error {
 		secretstack.TransportPlugin(onion.New(onion.Options{})),
 		secretstack.NoAuthPlugin(),
 		tunnel.Plugin(tunnel.Config{}),
-		hubclient.Plugin(hubclient.Config{Hubs: c.cfg.Hubs, Handler: c.secrez.public}),
+		hubclient.Plugin(hubclient.Config{Hubs: c.cfg.Hubs, Rotations: rotations, Handler: c.secrez.public}),
 		c.cfg.Plugins, c.plugin(), c.controlPlugin(),
 	)
 	if err != nil {

@@ -51,6 +51,7 @@ func (h *Hub) told(err error) error {
 		{registry.ErrEvidence, native.Evidence, "what you have signed does not prove it"},
 		{registry.ErrBoxKey, native.BoxKey, "your key is registered with another box half"},
 		{registry.ErrStale, native.Stale, "that is not your id and sequence: publish, and you learn both"},
+		{registry.ErrGivenUp, native.GivenUp, "your key was given up for another, which has its id"},
 		{registry.ErrClaim, native.Claim, "the id is not yours here: publish without it, and you get another"},
 	} {
 		if errors.Is(err, known.err) {

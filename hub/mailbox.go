@@ -87,7 +87,7 @@ func (h *Hub) deposited(ctx context.Context, p *secretstack.Peer, args muxrpc.Ar
 	if len(r.Token) > native.MaxToken {
 		return mailbox.Kept{}, refusal(native.BadRequest, "the token is too long")
 	}
-	if !h.mayHaveMailbox(r.Recipient) {
+	if !h.keepsMailFor(r.Recipient, h.readerOf(r.Recipient)) {
 		return mailbox.Kept{}, mailbox.ErrNoMailbox
 	}
 	return h.mailboxes.Deposit(ctx, mailbox.Deposit{Sender: p.Key(), Recipient: r.Recipient, Token: r.Token, Envelope: r.Envelope})
@@ -105,9 +105,12 @@ func decodeUpTo(longest int, args muxrpc.Args, into any) error {
 }
 
 // mayHaveMailbox reports whether a key has an id here and is welcome.
-func (h *Hub) mayHaveMailbox(key keys.PublicKey) bool {
+func (h *Hub) mayHaveMailbox(key keys.PublicKey) bool { return h.keepsMailFor(key, key) }
+
+// keepsMailFor reports whether the mail of a recipient is read by a key that has an id here, when both are welcome.
+func (h *Hub) keepsMailFor(recipient, key keys.PublicKey) bool {
 	rec, known := h.registry.LookupKey(key)
-	return known && h.admission.Reach(rec.ID, key) == nil
+	return known && h.admission.Reach(rec.ID, key) == nil && (recipient.Equal(key) || h.admission.Reach(rec.ID, recipient) == nil)
 }
 
 var errNotPublished = refusal(native.BadRequest, "publish first: mailboxes are for keys that have an id here")
@@ -156,17 +159,27 @@ func (h *Hub) mailbox(ctx context.Context, r native.MailboxRequest) iter.Seq2[na
 		}
 		defer leave()
 		h.directory.mailLooked(p.Key())
-		for e, err := range h.mailboxes.Waiting(ctx, p.Key(), r.Live) {
-			if err != nil {
-				yield(native.Waiting{}, h.toldMail(err))
-				return
-			}
-			item := native.Waiting{ID: e.ID.String(), Envelope: e.Envelope, Time: e.Time.UnixMilli(), Request: e.Request}
-			if !yield(item, nil) {
+		for _, key := range h.mailboxesOf(p.Key()) {
+			if !h.sendMail(h.mailboxes.Waiting(ctx, key, r.Live && key.Equal(p.Key())), yield) {
 				return
 			}
 		}
 	}
+}
+
+// sendMail sends what waits in one mailbox, and reports whether that has worked.
+func (h *Hub) sendMail(waiting iter.Seq2[mailbox.Envelope, error], yield func(native.Waiting, error) bool) bool {
+	for e, err := range waiting {
+		if err != nil {
+			yield(native.Waiting{}, h.toldMail(err))
+			return false
+		}
+		item := native.Waiting{ID: e.ID.String(), Envelope: e.Envelope, Time: e.Time.UnixMilli(), Request: e.Request}
+		if !yield(item, nil) {
+			return false
+		}
+	}
+	return true
 }
 
 // acknowledge forgets what the caller has.
@@ -185,8 +198,10 @@ func (h *Hub) acknowledge(ctx context.Context, p *secretstack.Peer, r native.Ack
 			ids = append(ids, id)
 		}
 	}
-	if err := h.mailboxes.Acknowledge(ctx, p.Key(), ids...); err != nil {
-		return muxrpc.None{}, h.toldMail(err)
+	for _, key := range h.mailboxesOf(p.Key()) {
+		if err := h.mailboxes.Acknowledge(ctx, key, ids...); err != nil {
+			return muxrpc.None{}, h.toldMail(err)
+		}
 	}
 	return muxrpc.None{}, nil
 }
@@ -242,6 +257,7 @@ func (h *Hub) toldMail(err error) error {
 
 // mailArrived tells a recipient that is here, unless it knows and has not looked yet.
 func (h *Hub) mailArrived(recipient keys.PublicKey) {
+	recipient = h.readerOf(recipient)
 	s := h.directory.mailWaits(recipient)
 	if s == nil {
 		return

@@ -13,6 +13,7 @@ import (
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/registry/claim"
 	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/keys/rotation"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/secrez"
 )
@@ -136,7 +137,7 @@ func (h *Hub) publish(ctx context.Context, p *secretstack.Peer, r native.Publish
 	if r.Addresses != nil && r.Addresses.Verify(p.Key()) != nil {
 		return native.Published{}, refusal(native.Evidence, "the addresses are not signed by you")
 	}
-	answer, err := h.register(ctx, p, claim.Register, r.Signed, r.Receipt, r.Invite)
+	answer, err := h.register(ctx, p, claim.Register, r)
 	if err != nil {
 		return answer, err
 	}
@@ -144,9 +145,13 @@ func (h *Hub) publish(ctx context.Context, p *secretstack.Peer, r native.Publish
 	if !here {
 		return answer, refusal(native.Unavailable, "the connection has ended")
 	}
+	if _, known := h.registry.LookupKey(p.Key()); !known { // it was given up at the same moment
+		h.directory.withdraw(p.Key())
+		return native.Published{}, h.told(registry.ErrGivenUp)
+	}
 	h.directory.note(p.Key(), r.Addresses)
 	if replaced != nil {
-		_ = h.background(func() { h.replace(replaced) })
+		_ = h.background(func() { h.replace(replaced, "the same key has published itself over another connection") })
 	}
 	return answer, nil
 }
@@ -154,7 +159,7 @@ func (h *Hub) publish(ctx context.Context, p *secretstack.Peer, r native.Publish
 // reset gives a courier a new id. Whoever comes for the old one finds nobody from then on.
 func (h *Hub) reset(ctx context.Context, p *secretstack.Peer, r native.ResetRequest) (native.Published, error) {
 	before, _ := h.registry.LookupKey(p.Key())
-	answer, err := h.register(ctx, p, claim.Reset, r.Signed, r.Receipt, "")
+	answer, err := h.register(ctx, p, claim.Reset, native.PublishRequest{Signed: r.Signed, Receipt: r.Receipt})
 	if err == nil && !before.ID.IsZero() && before.ID != answer.ID {
 		h.gone(before.ID)
 	}
@@ -162,10 +167,9 @@ func (h *Hub) reset(ctx context.Context, p *secretstack.Peer, r native.ResetRequ
 }
 
 // register is what publish and reset have in common.
-func (h *Hub) register(ctx context.Context, p *secretstack.Peer, action claim.Action, signed claim.Signed, receipt *claim.Receipt,
-	invite string,
+func (h *Hub) register(ctx context.Context, p *secretstack.Peer, action claim.Action, r native.PublishRequest,
 ) (native.Published, error) {
-	rec, err := h.registered(ctx, p, action, signed, receipt, invite)
+	rec, err := h.registered(ctx, p, action, r)
 	if err != nil {
 		h.refused(err, h.addrOf(p), p.Key(), "publish")
 		h.observer.Registered(admin.KindNative, resultOf(err))
@@ -183,8 +187,7 @@ func (h *Hub) register(ctx context.Context, p *secretstack.Peer, action claim.Ac
 }
 
 // registered asks admission and the registry.
-func (h *Hub) registered(ctx context.Context, p *secretstack.Peer, action claim.Action, signed claim.Signed, receipt *claim.Receipt,
-	invite string,
+func (h *Hub) registered(ctx context.Context, p *secretstack.Peer, action claim.Action, r native.PublishRequest,
 ) (registry.Record, error) {
 	addr := h.addrOf(p)
 	if h.isDraining() {
@@ -193,7 +196,7 @@ func (h *Hub) registered(ctx context.Context, p *secretstack.Peer, action claim.
 	if err := h.admission.AllowKey(admission.Registration, addr, p.Key()); err != nil {
 		return registry.Record{}, err
 	}
-	statement, err := signed.Verify()
+	statement, err := r.Signed.Verify()
 	switch {
 	case err != nil:
 		return registry.Record{}, refusal(native.Evidence, "the statement is not signed as it must be")
@@ -204,15 +207,32 @@ func (h *Hub) registered(ctx context.Context, p *secretstack.Peer, action claim.
 	case statement.Action != action:
 		return registry.Record{}, refusal(native.BadRequest, "the statement asks for something else")
 	}
-	if err := h.admission.Publish(ctx, addr, p.Key(), h.heldBy(p.Key(), receipt), invite); err != nil {
+	handed, err := h.handedOver(p.Key(), r)
+	if err != nil {
 		return registry.Record{}, err
 	}
-	if action == claim.Reset {
+	id := h.heldBy(p.Key(), r.Receipt)
+	if id.IsZero() {
+		id = handed.id
+	}
+	if err := h.admission.Publish(ctx, addr, p.Key(), id, r.Invite); err != nil {
+		return registry.Record{}, err
+	}
+	if action == claim.Reset || handed.statement != nil {
 		if err := h.admission.AllowKey(admission.NewID, addr, p.Key()); err != nil {
 			return registry.Record{}, err
 		}
 	}
-	return h.registry.Register(ctx, registry.Registration{Statement: &signed, Receipt: receipt})
+	reg := registry.Registration{Statement: &r.Signed, Receipt: r.Receipt}
+	if handed.statement == nil {
+		return h.registry.Register(ctx, reg)
+	}
+	reg.Rotations = []*rotation.Statement{handed.statement}
+	rec, err := h.registry.Register(ctx, reg)
+	if err == nil {
+		h.givenUp(handed, rec)
+	}
+	return rec, err
 }
 
 // heldBy returns the id that this hub has given to a key once, as the receipt proves, or the zero id.
@@ -223,9 +243,9 @@ func (h *Hub) heldBy(key keys.PublicKey, r *claim.Receipt) secrez.ID {
 	return r.ID
 }
 
-// replace tells a connection that its courier has published on another, and ends it after a while.
-func (h *Hub) replace(p *secretstack.Peer) {
-	_ = h.notify(p, native.Notice{Type: native.NoticeReplaced, Text: "the same key has published itself over another connection"})
+// replace tells a connection that its courier is not reached by it any more and why, and ends it after a while.
+func (h *Hub) replace(p *secretstack.Peer, why string) {
+	_ = h.notify(p, native.Notice{Type: native.NoticeReplaced, Text: why})
 	late := time.NewTimer(h.cfg.Limits.ReplacedGrace)
 	defer late.Stop()
 	select {

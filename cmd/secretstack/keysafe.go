@@ -158,7 +158,7 @@ func newKeysRotate(g *globals) *cobra.Command {
 		Short: "change to a new key, and tell your contacts",
 		Long: `rotate makes a new identity in place of yours. The next time your courier starts, it tells each contact so, with a
 statement that the old key signs: they go on knowing you, and messages that are on their way are not lost. Your id at hubs
-changes. The old secret stays beside the new one, as secret.1, secret.2 and so on, to read what was sealed for it.
+stays: they give it to the new key, and nothing to the old one any more. The old secret stays beside the new one, as secret.1, secret.2 and so on, to read what was sealed for it.
 
 A key that was stolen can make such statements, too. If it was, meet your contacts and give them a new card.`,
 		Args: argsBetween(0, 0, "no arguments"),

@@ -25,6 +25,9 @@ const (
 	MethodNotice = "hubclient.notice" // async: Notice → nothing
 )
 
+// MaxRotations bounds the changes of keys that come with one PublishRequest.
+const MaxRotations = 8
+
 // What a courier serves, as it says when it publishes itself.
 const (
 	ServesHTTP     = "http"     // MethodHTTP
@@ -38,6 +41,9 @@ type PublishRequest struct {
 	claim.Signed
 	// Receipt is the latest that the courier has from this hub. Nil: it has none.
 	Receipt *claim.Receipt `json:"receipt,omitempty"`
+	// Rotations are statements (package keys/rotation) by which other keys are given up for the courier's, the latest first
+	// and at most MaxRotations. If one of those keys has an id here and the courier's has none, it gets that. Nil: none.
+	Rotations [][]byte `json:"rotations,omitempty"`
 	// Invite is the code of an invitation, for a hub that asks for one. Empty: none.
 	Invite string `json:"invite,omitempty"`
 	// Serves is what the courier serves. Unknown words mean nothing.

@@ -48,7 +48,7 @@ func newHub(c *Client, key keys.PublicKey, cfg Hub) *hub {
 	h := &hub{c: c, key: key, address: cfg.Address, invite: cfg.Invite, bell: make(chan struct{})}
 	h.status = Status{Hub: key, Address: redacted(cfg.Address), Since: time.Now()}
 	k, err := c.store.load(key, c.app.ID())
-	if err != nil {
+	if err != nil && (len(c.given) == 0 || !errors.Is(err, errOtherKey)) {
 		c.log.Warn("hubclient: what a hub had signed cannot be read; it will be asked again", "hub", key.Short(), "err", err)
 	}
 	if k != nil {
@@ -343,7 +343,7 @@ func (h *hub) ask(ctx context.Context, p *secretstack.Peer, held *claim.Receipt)
 	if err != nil {
 		return native.Published{}, err
 	}
-	request := native.PublishRequest{Signed: signed, Receipt: held, Serves: h.c.serves}
+	request := native.PublishRequest{Signed: signed, Receipt: held, Rotations: h.c.given, Serves: h.c.serves}
 	if h.c.circuits != nil {
 		request.Addresses = h.c.circuits.signed
 	}

@@ -31,6 +31,7 @@ import (
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/internal/stay"
 	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/keys/rotation"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/secrez"
@@ -47,6 +48,9 @@ type Config struct {
 	Handler http.Handler `json:"-"`
 	// Box is the box half of the app's Secrez public key, 32 bytes. Nil: the X25519 form of the app's key.
 	Box []byte `json:"-"`
+	// Rotations are statements by which other keys were given up for the app's, the latest first. Hubs at which one of those
+	// keys has an id give it to the app, unless it has one there. At most native.MaxRotations are used. Nil: none.
+	Rotations []*rotation.Statement `json:"-"`
 	// DeadAfter is how long a hub may be silent before it is given up and connected to again. Zero: 1 minute.
 	DeadAfter time.Duration `json:"-"`
 	// RetryMin and RetryMax bound the pause between two attempts to connect, which doubles with each and is jittered.
@@ -139,6 +143,7 @@ type Client struct {
 	self     *keys.Identity
 	methods  []string // that hubs may call, by their full names; set by start
 	serves   []string // what hubs are told that the app serves; set by start
+	given    [][]byte // Config.Rotations, as hubs are told; set by start
 	hubs     []*hub   // set by start
 	web      *webServer
 	circuits *circuits // nil: none
@@ -164,6 +169,12 @@ func start(s *secretstack.Setup, cfg Config) error {
 	c := &Client{
 		app: s.App(), setup: s, log: s.Logger(), cfg: cfg, store: store{dir}, self: s.Identity(),
 		sessions: map[*secretstack.Peer]*session{}, changed: make(chan struct{}), allowing: make(chan struct{}),
+	}
+	for _, r := range cfg.Rotations[:min(len(cfg.Rotations), native.MaxRotations)] {
+		if !r.New.Equal(c.app.ID()) {
+			return errors.New("hubclient: a change of keys is to another key than the app's")
+		}
+		c.given = append(c.given, r.Bytes())
 	}
 	if err := c.mount(s); err != nil {
 		return err

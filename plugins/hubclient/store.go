@@ -26,6 +26,9 @@ func (s store) path(hub keys.PublicKey) string {
 	return filepath.Join(s.dir, hex.EncodeToString(hub.Bytes())+".json")
 }
 
+// errOtherKey says that what is kept is about a key that the app has not, or not any more.
+var errOtherKey = errors.New("it is about another key")
+
 // load returns what is kept about a hub. It is nil when there is nothing, and it has been checked.
 func (s store) load(hub, self keys.PublicKey) (*kept, error) {
 	text, err := os.ReadFile(s.path(hub))
@@ -43,7 +46,7 @@ func (s store) load(hub, self keys.PublicKey) (*kept, error) {
 		return nil, fmt.Errorf("%s: %w", s.path(hub), err)
 	}
 	if !k.Receipt.Key.Equal(self) {
-		return nil, fmt.Errorf("%s is about another key", s.path(hub))
+		return nil, fmt.Errorf("%w: %s", errOtherKey, s.path(hub))
 	}
 	return &k, nil
 }

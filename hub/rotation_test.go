@@ -1,0 +1,151 @@
+package hub_test
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/secretstack/secretstack/hub"
+	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/native"
+	"github.com/secretstack/secretstack/hub/registry/claim"
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/keys/rotation"
+	"github.com/secretstack/secretstack/plugins/hubclient"
+)
+
+func rotated(t testing.TB, from, to string) *rotation.Statement {
+	t.Helper()
+	s, err := rotation.New(identity(t, from), identity(t, to), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func changed(t testing.TB, from, to string) hubclient.Config {
+	t.Helper()
+	return hubclient.Config{Handler: says(to), Rotations: []*rotation.Statement{rotated(t, from, to)}}
+}
+
+func TestAnIDMovesToTheNewKeyAndTheOldOneIsPutOut(t *testing.T) {
+	dir := t.TempDir()
+	h := start(t, hub.Config{Dir: dir, Limits: hub.Limits{ReplacedGrace: 50 * time.Millisecond, NoticeTimeout: 50 * time.Millisecond}})
+	home := t.TempDir()
+	old := courierIn(t, "old", home, h, hubclient.Config{Handler: says("old")})
+	before := old.online(t)
+	young := newCourier(t, "new", h, changed(t, "old", "new"))
+	after := young.online(t)
+	if after.ID != before.ID || after.Sequence != 2 {
+		t.Fatalf("it was %s and is %s, %d", before.ID, after.ID, after.Sequence)
+	}
+	s := old.await(t, "put out", func(s hubclient.Status) bool { return native.CodeOf(s.Err) == native.GivenUp })
+	if s.Online {
+		t.Error("the old key is still there")
+	}
+	_, body := get(t, h.visitor(), before.URL)
+	contains(t, body, "new")
+	if _, err := call[native.Who](t, connect(t, peer(t, "asks"), h.address()), native.MethodWhois,
+		native.WhoisRequest{Key: old.key()}); native.CodeOf(err) != native.Unknown {
+		t.Errorf("whois of the old key: %v", err)
+	}
+	h.end()
+	young.await(t, "offline", func(s hubclient.Status) bool { return !s.Online })
+	again := start(t, hub.Config{Dir: dir, Listen: []string{h.addr}})
+	if s := young.online(t); s.ID != before.ID || s.Sequence != 2 {
+		t.Errorf("after a restart it is %s, %d", s.ID, s.Sequence)
+	}
+	s = courierIn(t, "old", t.TempDir(), again, hubclient.Config{}).await(t, "refused", func(s hubclient.Status) bool { return s.Err != nil })
+	wantCode(t, s.Err, native.GivenUp)
+	if s := newCourier(t, "newest", again, changed(t, "new", "newest")).online(t); s.ID != before.ID || s.Sequence != 3 {
+		t.Errorf("after another change it is %s, %d", s.ID, s.Sequence)
+	}
+}
+
+func TestAChangeOfKeysThatIsNotProvedIsRefusedByTheHub(t *testing.T) {
+	h := start(t, hub.Config{})
+	before := newCourier(t, "old", h, hubclient.Config{}).online(t)
+	p := connect(t, peer(t, "thief"), h.address())
+	statement := signed(t, identity(t, "thief"), claim.Statement{Hub: h.About().Key, Action: claim.Register})
+	forged := bytes.Clone(rotated(t, "other", "thief").Bytes())
+	copy(forged[len("secretstack key rotation v1\x00"):], identity(t, "old").Public().Bytes())
+	cut := rotated(t, "old", "thief").Bytes()[:rotation.Size-1]
+	good := rotated(t, "other", "thief").Bytes()
+	for name, c := range map[string]struct {
+		rotations [][]byte
+		code      native.Code
+	}{
+		"forged":      {[][]byte{forged}, native.Evidence},
+		"cut":         {[][]byte{cut}, native.Evidence},
+		"another's":   {[][]byte{rotated(t, "old", "new").Bytes()}, native.Evidence},
+		"one of many": {[][]byte{good, forged}, native.Evidence},
+		"too many":    {slices.Repeat([][]byte{good}, native.MaxRotations+1), native.BadRequest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := call[native.Published](t, p, native.MethodPublish, native.PublishRequest{Signed: statement, Rotations: c.rotations})
+			wantCode(t, err, c.code)
+		})
+	}
+	answer, err := call[native.Published](t, p, native.MethodPublish, native.PublishRequest{Signed: statement, Rotations: [][]byte{good}})
+	if err != nil || answer.ID == before.ID {
+		t.Errorf("%v, %v", answer.ID, err)
+	}
+}
+
+func TestNobodyGetsAwayFromADenialWithANewKey(t *testing.T) {
+	for what, mode := range map[string]admission.Mode{"open": admission.ModeOpen, "invite": admission.ModeInvite} {
+		t.Run(what, func(t *testing.T) {
+			h := start(t, hub.Config{})
+			old := newCourier(t, "old", h, hubclient.Config{})
+			before := old.online(t)
+			if err := h.Admission().SetMode(mode); err != nil {
+				t.Fatal(err)
+			}
+			deny := admission.Rule{Subject: admission.KeySubject(identity(t, "old").Public()), Effect: admission.Deny}
+			if err := h.Admission().SetRule(t.Context(), deny); err != nil {
+				t.Fatal(err)
+			}
+			young := newCourier(t, "new", h, changed(t, "old", "new"))
+			wantCode(t, young.await(t, "refused", func(s hubclient.Status) bool { return s.Err != nil }).Err, native.Denied)
+			if err := young.app.Close(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.Admission().RemoveRule(t.Context(), deny.Subject); err != nil {
+				t.Fatal(err)
+			}
+			// It is welcome again. Whoever was invited needs no other invitation for the new key.
+			if s := newCourier(t, "newer", h, changed(t, "old", "newer")).online(t); s.ID != before.ID {
+				t.Errorf("it was %s and is %s", before.ID, s.ID)
+			}
+		})
+	}
+}
+
+func TestMailForAKeyThatWasGivenUpIsReadByTheNewOne(t *testing.T) {
+	r := start(t, hub.Config{})
+	alice, old := newCourier(t, "alice", r, hubclient.Config{}), newCourier(t, "old", r, hubclient.Config{})
+	alice.online(t)
+	old.online(t)
+	old.takesMail(t, native.AllowRequest{Keys: []keys.PublicKey{alice.key()}})
+	if _, err := alice.deposit(r, old.key(), "before"); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.app.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	young := newCourier(t, "new", r, changed(t, "old", "new"))
+	young.online(t)
+	if got := young.mail(t, r, 1); !slices.Equal(got, []string{"before"}) {
+		t.Errorf("got %q", got)
+	}
+	if _, err := alice.deposit(r, old.key(), "after"); err != nil { // who does not know it yet
+		t.Fatal(err)
+	}
+	if got := young.mail(t, r, 1); !slices.Equal(got, []string{"after"}) {
+		t.Errorf("got %q", got)
+	}
+	_, err := call[native.MailboxStatus](t, connect(t, peer(t, "old"), r.address()), native.MethodMailboxStatus, nil)
+	wantCode(t, err, native.BadRequest)
+}
