@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -12,26 +13,27 @@ import (
 )
 
 const (
-	// pipeSize is how many bytes a pipe is asked to hold. The system lends unprivileged users 64 MiB of pipes in all, and
-	// very small ones above that: it is a compromise between few large moves and many pipes.
-	pipeSize = 256 << 10
+	// largePipe and smallPipe are how many bytes a pipe is asked to hold: the first of a pool the one, all others the other.
+	// The system lends unprivileged users 64 MiB of pipes in all, and very small ones above that, so that many large pipes
+	// would be worse than none.
+	largePipe, smallPipe = 1 << 20, 128 << 10
+	mostLarge            = 32
 	// maxFree is how many pipes are kept that nobody uses.
 	maxFree = 128
 )
 
 // pipe is a pair of descriptors between which the kernel holds bytes on their way from one socket to another.
-type pipe struct{ r, w int }
-
-func (p *pipe) close() {
-	_ = unix.Close(p.r)
-	_ = unix.Close(p.w)
+type pipe struct {
+	r, w  int
+	large bool
 }
 
 // pipes is the pipes that are not in use. io.Copy would keep one for each direction for as long as that lasts; with
 // thousands of circuits, most of them idle, that is more than the system has to lend.
 type pipes struct {
 	mu     sync.Mutex
-	free   []*pipe // guarded by mu
+	free   []*pipe // guarded by mu: the large ones last, which are taken first
+	large  int     // guarded by mu: pipes that there are
 	closed bool    // guarded by mu: none are kept any more
 }
 
@@ -44,25 +46,57 @@ func (ps *pipes) get() (*pipe, error) {
 		ps.mu.Unlock()
 		return p, nil
 	}
+	large := ps.large < mostLarge
+	if large {
+		ps.large++
+	}
 	ps.mu.Unlock()
+	p, err := newPipe(large)
+	if err != nil && large {
+		ps.mu.Lock()
+		ps.large--
+		ps.mu.Unlock()
+	}
+	return p, err
+}
+
+func newPipe(large bool) (*pipe, error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return nil, err
 	}
-	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize) // a smaller one does as well
-	return &pipe{r: fds[0], w: fds[1]}, nil
+	size := smallPipe
+	if large {
+		size = largePipe
+	}
+	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, size) // another size does as well
+	return &pipe{r: fds[0], w: fds[1], large: large}, nil
 }
 
 // put takes an empty pipe back.
 func (ps *pipes) put(p *pipe) {
 	ps.mu.Lock()
-	if !ps.closed && len(ps.free) < maxFree {
+	keep := !ps.closed && len(ps.free) < maxFree
+	switch {
+	case keep && p.large:
 		ps.free = append(ps.free, p)
-		p = nil
+	case keep:
+		ps.free = slices.Insert(ps.free, 0, p)
 	}
 	ps.mu.Unlock()
-	if p != nil {
-		p.close()
+	if !keep {
+		ps.discard(p)
+	}
+}
+
+// discard closes a pipe, with what is inside.
+func (ps *pipes) discard(p *pipe) {
+	_ = unix.Close(p.r)
+	_ = unix.Close(p.w)
+	if p.large {
+		ps.mu.Lock()
+		ps.large--
+		ps.mu.Unlock()
 	}
 }
 
@@ -72,7 +106,7 @@ func (ps *pipes) close() {
 	ps.free, ps.closed = nil, true
 	ps.mu.Unlock()
 	for _, p := range free {
-		p.close()
+		ps.discard(p)
 	}
 }
 
@@ -129,7 +163,7 @@ func (s *splicer) fill(fd uintptr) bool {
 			return true
 		}
 	}
-	s.inside, s.err = splice(int(fd), s.pipe.w, pipeSize)
+	s.inside, s.err = splice(int(fd), s.pipe.w, largePipe)
 	switch {
 	case errors.Is(s.err, unix.EAGAIN):
 		s.inside, s.err = 0, nil
@@ -172,7 +206,7 @@ func (s *splicer) drop() {
 		return
 	}
 	if s.inside > 0 {
-		s.pipe.close()
+		s.pipes.discard(s.pipe)
 	} else {
 		s.pipes.put(s.pipe)
 	}

@@ -253,3 +253,38 @@ func TestNotAByteOfTheHubsOwnIsInACircuit(t *testing.T) {
 		}
 	}
 }
+
+// TestACourierAtTwoHubsIsReachedWhileOneIsDown, and comes back to it with the id that it had.
+func TestACourierAtTwoHubsIsReachedWhileOneIsDown(t *testing.T) {
+	dir := t.TempDir()
+	one, two := start(t, hub.Config{Dir: dir}), start(t, hub.Config{Identity: identity(t, "another hub")})
+	alice := newCourier(t, "alice", one, hubclient.Config{Hubs: []hubclient.Hub{{Address: one.address()}, {Address: two.address()}}})
+	both := func(s []hubclient.Status) bool { return s[0].Online && s[1].Online }
+	eventually(t, "alice is at both", func() bool { return both(alice.Hubs()) })
+	before := alice.Hubs()[0].ID
+	rings(t, alice)
+	bob := newVisitor(t, "bob")
+	address, at := one.to(t, one.address(), "alice"), one.addr
+	reached := func(through *running) {
+		t.Helper()
+		was := through.Circuits().Stats().Joined
+		conn, err := bob.DialStream(t.Context(), address, ring)
+		if err != nil {
+			t.Fatal(err)
+		}
+		talk(t, conn)
+		conn.Close()
+		if through.Circuits().Stats().Joined != was+1 {
+			t.Error("it went through the other hub")
+		}
+	}
+	reached(one)
+	one.end()
+	reached(two) // alice has signed where else she is, and bob has kept it
+	again := start(t, hub.Config{Dir: dir, Listen: []string{at}})
+	eventually(t, "alice is at both again", func() bool { return both(alice.Hubs()) })
+	if id := alice.Hubs()[0].ID; id != before {
+		t.Errorf("she was %s, and is %s", before, id)
+	}
+	reached(again)
+}
