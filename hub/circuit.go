@@ -26,7 +26,7 @@ const limitedRetry = 10 * time.Second
 // openCircuits makes the table of circuits, and the WebSockets that lead to it.
 func (h *Hub) openCircuits(ctx context.Context) error {
 	h.circuits = circuits.New(circuits.Config{
-		Limits: h.cfg.Limits.Circuits, Proved: h.proved, Logger: h.log,
+		Limits: h.cfg.Limits.Circuits, Proved: h.proved, Logger: h.log, Elsewhere: h.circuitElsewhere,
 		Ended: func(c circuits.Circuit) {
 			if !c.Joined.IsZero() {
 				h.observer.CircuitEnded(c.Ended.Sub(c.Joined))
@@ -57,28 +57,42 @@ func (h *Hub) serveCircuits(ln interface{ Accept() (net.Conn, error) }) {
 }
 
 // connect offers a circuit to a visitor and to the courier that it asks for, docs/PROTOCOL.md §12.
-func (h *Hub) connect(_ context.Context, p *secretstack.Peer, r native.ConnectRequest) (native.Connected, error) {
+func (h *Hub) connect(ctx context.Context, p *secretstack.Peer, r native.ConnectRequest) (native.Connected, error) {
 	addr := h.addrOf(p)
 	if err := h.admission.AllowKey(admission.Circuit, addr, p.Key()); err != nil {
 		h.refused(err, addr, p.Key(), "circuit")
 		return native.Connected{}, h.told(err)
 	}
 	target, err := h.target(p, r)
+	if native.CodeOf(err) == native.Offline {
+		if connected, elsewhere, err := h.connectAnywhere(ctx, p.Key(), r); elsewhere {
+			return connected, err
+		}
+	}
 	if err != nil {
 		return native.Connected{}, err
 	}
-	key := target.peer.Key()
-	offer, err := h.circuits.Offer(p.Key(), key)
+	connected, err := h.offer(p.Key(), target)
 	if err != nil {
 		h.refused(err, addr, p.Key(), "circuit")
 		return native.Connected{}, h.toldCircuit(err)
+	}
+	return connected, nil
+}
+
+// offer offers a circuit to a courier that is here, and returns what the visitor is told.
+func (h *Hub) offer(visitor keys.PublicKey, target *session) (native.Connected, error) {
+	key := target.peer.Key()
+	offer, err := h.circuits.Offer(visitor, key)
+	if err != nil {
+		return native.Connected{}, err
 	}
 	lifetime := offer.Lifetime.Milliseconds()
 	_ = h.background(func() {
 		ctx, cancel := context.WithTimeout(h.life, offer.Lifetime)
 		defer cancel()
 		_, err := muxrpc.Call[muxrpc.None](ctx, target.peer, native.MethodCircuit,
-			native.CircuitOffer{Origin: p.Key(), Token: offer.Target, Lifetime: lifetime})
+			native.CircuitOffer{Origin: visitor, Token: offer.Target, Lifetime: lifetime})
 		if _, said := errors.AsType[*muxrpc.RemoteError](err); said {
 			offer.Refuse(circuit.Refused)
 		} else if err != nil {

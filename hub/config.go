@@ -91,6 +91,9 @@ type Config struct {
 	// backups and the like. It is not for systems without unix sockets.
 	Control bool
 
+	// Cluster makes the hub one of several processes that are one hub. Nil: it is alone.
+	Cluster *Cluster
+
 	// Logger gets what operators should know; never a message, a token or a payload. Nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -217,7 +220,7 @@ func (c Config) check() error {
 			return wrong("Listen: %q is no address such as :8433", address)
 		}
 	}
-	return nil
+	return c.Cluster.check()
 }
 
 // isHostName reports whether s can stand below an id as the name of a hub.

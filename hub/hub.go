@@ -58,6 +58,7 @@ type Hub struct {
 	mailReaders turns // calls of hub.mailbox
 	mailKeepers turns // calls of hub.acknowledge
 
+	nodes     nodes
 	live      atomic.Pointer[Config] // what Reload changes
 	reloading sync.Mutex             // one Reload at a time
 	port      atomic.Pointer[port.Port]
@@ -95,7 +96,7 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 	h.life, h.end = context.WithCancel(context.Background())
 	for _, open := range []func(context.Context) error{
 		h.openDir, h.openListeners, h.openRegistry, h.openAdmission, h.openMailboxes, h.openPools, h.openSecrez, h.openCircuits, h.openWeb,
-		h.openApp,
+		h.openApp, h.openCluster,
 	} {
 		if err := open(ctx); err != nil {
 			return nil, errors.Join(err, h.Close(ctx))
@@ -109,6 +110,9 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 func (h *Hub) openDir(context.Context) error {
 	if err := os.MkdirAll(h.cfg.Dir, 0o700); err != nil {
 		return fmt.Errorf("hub: the data folder cannot be made: %w", err)
+	}
+	if h.cfg.Cluster != nil {
+		h.identity = h.cfg.Cluster.Credential.Identity()
 	}
 	if !h.identity.IsZero() {
 		return nil
@@ -142,9 +146,17 @@ func (h *Hub) openListeners(ctx context.Context) error {
 }
 
 func (h *Hub) openRegistry(ctx context.Context) (err error) {
-	h.registry, err = registry.Open(ctx, registry.Config{
-		Dir: filepath.Join(h.cfg.Dir, registryDir), Identity: h.identity, Logger: h.log, Limits: h.cfg.Limits.Registry,
-	})
+	shared, err := h.registryCluster()
+	if err != nil {
+		return err
+	}
+	cfg := registry.Config{
+		Dir: filepath.Join(h.cfg.Dir, registryDir), Identity: h.identity, Logger: h.log, Limits: h.cfg.Limits.Registry, Cluster: shared,
+	}
+	if shared != nil {
+		cfg.Replicas = h.cfg.Cluster.Replicas
+	}
+	h.registry, err = registry.Open(ctx, cfg)
 	return err
 }
 

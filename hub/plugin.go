@@ -87,6 +87,7 @@ func (h *Hub) disconnected(p *secretstack.Peer) {
 	if streams != nil {
 		_ = h.background(func() { _ = streams.Close() })
 	}
+	h.present(p.Key())
 }
 
 func protocolOf(p *secretstack.Peer) admin.Protocol {
@@ -150,6 +151,7 @@ func (h *Hub) publish(ctx context.Context, p *secretstack.Peer, r native.Publish
 		return native.Published{}, h.told(registry.ErrGivenUp)
 	}
 	h.directory.note(p.Key(), r.Addresses)
+	h.present(p.Key())
 	if replaced != nil {
 		_ = h.background(func() { h.replace(replaced, "the same key has published itself over another connection") })
 	}
@@ -265,7 +267,7 @@ func (h *Hub) notify(p *secretstack.Peer, n native.Notice) error {
 }
 
 // whois answers whose an id is, or which id a key has.
-func (h *Hub) whois(_ context.Context, p *secretstack.Peer, r native.WhoisRequest) (native.Who, error) {
+func (h *Hub) whois(ctx context.Context, p *secretstack.Peer, r native.WhoisRequest) (native.Who, error) {
 	addr := h.addrOf(p)
 	if err := h.admission.AllowKey(admission.Lookup, addr, p.Key()); err != nil {
 		h.refused(err, addr, p.Key(), "whois")
@@ -290,12 +292,12 @@ func (h *Hub) whois(_ context.Context, p *secretstack.Peer, r native.WhoisReques
 	}
 	who := native.Who{ID: rec.ID, Key: rec.Key, PublicKey: public, URL: h.places.courier(rec.ID, addr)}
 	who.Addresses = h.directory.addressesOf(rec.Key)
-	who.Serves, who.Online = h.reach(rec)
+	who.Serves, who.Online = h.reach(ctx, rec)
 	return who, nil
 }
 
 // reach tells how a courier can be reached now, and whether it can.
-func (h *Hub) reach(rec registry.Record) (serves []string, online bool) {
+func (h *Hub) reach(ctx context.Context, rec registry.Record) (serves []string, online bool) {
 	if h.admission.Reach(rec.ID, rec.Key) != nil {
 		return nil, false
 	}
@@ -304,6 +306,9 @@ func (h *Hub) reach(rec registry.Record) (serves []string, online bool) {
 	}
 	if h.pools.Pool(rec.ID) != nil {
 		return []string{native.ServesHTTP}, true
+	}
+	if _, r, err := h.elsewhereReach(ctx, rec.Key); err == nil {
+		return r.Serves, true
 	}
 	return nil, false
 }

@@ -95,6 +95,7 @@ func (h *Hub) Drain(ctx context.Context) error {
 	h.draining.Store(true)
 	h.halt()
 	h.log.Info("hub: draining", "couriers", len(h.directory.published()), "requests", h.visitors.count())
+	h.withdraw()
 	h.sayDrain(ctx)
 	var circuits sync.WaitGroup
 	circuits.Go(func() { _ = h.circuits.Close(ctx) }) // what it does not finish is cut off
@@ -182,6 +183,7 @@ func (h *Hub) close(ctx context.Context) error {
 	if h.pools != nil {
 		_ = h.pools.Close()
 	}
+	errs = append(errs, h.closeCluster())
 	h.jobs.Wait()
 	if h.mailboxes != nil {
 		errs = append(errs, h.mailboxes.Close())

@@ -129,5 +129,10 @@ func (c *couriers) Courier(ctx context.Context, id secrez.ID) (vhost.Courier, er
 	if s := h.directory.courier(rec.Key); s != nil && s.serving(native.ServesHTTP) {
 		return s, nil
 	}
+	if h.nodes.node != nil && h.pools.Pool(id) == nil {
+		if c, err := h.courierElsewhere(ctx, rec.Key); err == nil && c != nil {
+			return c, nil
+		}
+	}
 	return h.pools.Courier(ctx, id)
 }

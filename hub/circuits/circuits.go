@@ -93,6 +93,9 @@ type Config struct {
 	// Proved is told of connections that have presented a good token, which count among circuits from then on. It must
 	// not block. Nil: nobody is.
 	Proved func(conn net.Conn)
+	// Elsewhere is asked about a connection with a token that is not this table's, and reports whether it has taken it over; it
+	// may return when it is done with it. Nil: such connections are turned away.
+	Elsewhere func(conn net.Conn, token circuit.Token) bool
 	// Joined is called when a circuit has been joined, and Ended when one is over, joined or not. They are called one after
 	// the other for each circuit, and must not block for long. Nil: nobody is told.
 	Joined, Ended func(c Circuit)
@@ -163,6 +166,9 @@ func New(cfg Config) *Table {
 	}
 	return t
 }
+
+// Limits returns the bounds of the table, with the defaults put in.
+func (t *Table) Limits() Limits { return t.limits }
 
 // All goes through the circuits that there are when it is called, pending ones included.
 func (t *Table) All() iter.Seq[Circuit] {

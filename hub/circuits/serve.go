@@ -21,8 +21,18 @@ func (t *Table) Serve(conn net.Conn) {
 		_ = conn.Close()
 		return
 	}
-	defer t.wg.Done()
 	token, err := circuit.ReadPreamble(conn)
+	if err == nil && t.cfg.Elsewhere != nil && !t.knows(token) {
+		t.depart(conn)
+		if t.cfg.Elsewhere(conn, token) {
+			return
+		}
+		if !t.arrive(conn) {
+			_ = conn.Close()
+			return
+		}
+	}
+	defer t.wg.Done()
 	p, answer := t.present(conn, token, err)
 	switch {
 	case answer == circuit.Joined:
@@ -35,6 +45,21 @@ func (t *Table) Serve(conn net.Conn) {
 	default:
 		_ = conn.Close()
 	}
+}
+
+// knows reports whether a token is this table's.
+func (t *Table) knows(token circuit.Token) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.doors[nameOf(token)] != nil
+}
+
+// depart undoes arrive, for a connection that may become somebody else's.
+func (t *Table) depart(conn net.Conn) {
+	t.mu.Lock()
+	delete(t.arriving, conn)
+	t.mu.Unlock()
+	t.wg.Done()
 }
 
 // arrive counts a connection that is about to present a token, unless the table is closed.

@@ -1,0 +1,301 @@
+package hub
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"sync"
+
+	"github.com/secretstack/secretstack/hub/cluster"
+	"github.com/secretstack/secretstack/hub/cluster/credential"
+	"github.com/secretstack/secretstack/hub/registry"
+	"github.com/secretstack/secretstack/hub/vhost"
+	"github.com/secretstack/secretstack/keys"
+)
+
+// nodeSecretFile holds a node's own identity, in the data folder.
+const nodeSecretFile = "node-secret"
+
+// Cluster makes a hub one of several processes that are one hub, docs/PROTOCOL.md §15. Their Config says the same about who may
+// use the hub, and about Domain.
+//
+// Couriers are found and reached whichever node they are connected to: by circuits, and by HTTP at their ids. Rooms are of one
+// node each, and the quotas of mailboxes are counted by each node for itself.
+type Cluster struct {
+	// Credential is what the operator has given to every node. The hub's identity is in it.
+	Credential *credential.Credential
+	// Name is what this node alone is called: 1 to 63 of a to z, 0 to 9 and "-".
+	Name string
+	// Listen is where other nodes' engines connect, Links where other nodes do: "192.0.2.1:8435" and "192.0.2.1:8436". Advertise and
+	// AdvertiseLinks are where they find them, if not there.
+	Listen, Advertise     string
+	Links, AdvertiseLinks string
+	// Peers are the addresses of all nodes' engines, the same on every node.
+	Peers []string
+	// Replicas is how many nodes hold everything: 1, 3 or 5. Zero: 3.
+	Replicas int
+	// URL is a NATS cluster to be used in place of embedded engines, URLCredentials the file to log in with.
+	URL, URLCredentials string
+	// Limits bound what nodes ask of each other.
+	Limits cluster.Limits
+}
+
+func (c *Cluster) check() error {
+	switch {
+	case c == nil:
+		return nil
+	case c.Credential == nil:
+		return fmt.Errorf("%w: Cluster.Credential: a node needs one", ErrConfig)
+	case c.Name == "":
+		return fmt.Errorf("%w: Cluster.Name: a node needs a name of its own", ErrConfig)
+	}
+	for _, address := range []string{c.Links, c.Listen} {
+		if _, _, err := net.SplitHostPort(address); err != nil && (address != "" || c.URL == "" || address == c.Links) {
+			return fmt.Errorf("%w: Cluster: %q is no address such as 192.0.2.1:8435", ErrConfig, address)
+		}
+	}
+	return nil
+}
+
+// nodes is what a hub has as a node of a cluster. Without one, everything of it is empty.
+type nodes struct {
+	identity *keys.Identity // this node's
+	node     *cluster.Node
+
+	telling sync.Mutex // puts what is told of one courier in order
+
+	mu        sync.Mutex
+	elsewhere map[tokenName]*ticket                       // circuits that other nodes have
+	web       map[[keys.PublicKeySize]byte]*remoteCourier // couriers at other nodes that were visited lately
+	conns     map[net.Conn]struct{}                       // of links that other nodes have opened
+}
+
+// registryCluster is the registry's part of the configuration of a node.
+func (h *Hub) registryCluster() (*registry.Cluster, error) {
+	c := h.cfg.Cluster
+	if c == nil {
+		return nil, nil
+	}
+	var config *tls.Config
+	var err error
+	h.nodes.identity, err = keys.LoadOrCreate(filepath.Join(h.cfg.Dir, nodeSecretFile), keys.FileOptions{})
+	if err == nil {
+		config, err = c.Credential.TLS(h.nodes.identity, c.Name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("hub: %w", err)
+	}
+	return &registry.Cluster{
+		Name: c.Credential.Name(), Node: c.Name, Listen: c.Listen, Advertise: c.Advertise, Peers: c.Peers, TLS: config,
+		URL: c.URL, Credentials: c.URLCredentials,
+	}, nil
+}
+
+// openCluster joins the other nodes.
+func (h *Hub) openCluster(ctx context.Context) error {
+	c := h.cfg.Cluster
+	if c == nil {
+		return nil
+	}
+	h.nodes.elsewhere = map[tokenName]*ticket{}
+	h.nodes.web = map[[keys.PublicKeySize]byte]*remoteCourier{}
+	h.nodes.conns = map[net.Conn]struct{}{}
+	var config net.ListenConfig
+	ln, err := config.Listen(ctx, "tcp", c.Links)
+	if err != nil {
+		return fmt.Errorf("hub: %w", err)
+	}
+	h.nodes.node, err = cluster.Open(ctx, cluster.Config{
+		Bus: h.registry, Name: c.Name, Identity: h.nodes.identity, AppKey: c.Credential.AppKey(), Listener: ln,
+		Advertise: c.AdvertiseLinks, Release: h.cfg.Version, Answer: h.answerNode, Serve: h.serveLink, Load: h.load,
+		Limits: c.Limits, Logger: h.log,
+	})
+	return err
+}
+
+// closeCluster leaves the other nodes. Links that they have opened end.
+func (h *Hub) closeCluster() error {
+	if h.nodes.node == nil {
+		return nil
+	}
+	h.nodes.mu.Lock()
+	var conns []net.Conn
+	for conn := range h.nodes.conns {
+		conns = append(conns, conn)
+	}
+	web := h.nodes.web
+	h.nodes.web = nil
+	h.nodes.mu.Unlock()
+	for _, conn := range conns {
+		_ = conn.Close()
+	}
+	for _, c := range web {
+		_ = c.streams.Close()
+	}
+	return h.nodes.node.Close()
+}
+
+// Nodes lists the nodes of the cluster as this one sees them; nil without one.
+func (h *Hub) Nodes() []cluster.Member {
+	if h.nodes.node == nil {
+		return nil
+	}
+	return h.nodes.node.Members()
+}
+
+func (h *Hub) load() cluster.Load {
+	return cluster.Load{Couriers: len(h.directory.published()), Peers: len(h.directory.all()), Draining: h.isDraining()}
+}
+
+// present tells the other nodes whether a courier is here.
+func (h *Hub) present(key keys.PublicKey) {
+	if h.nodes.node == nil {
+		return
+	}
+	h.nodes.telling.Lock()
+	defer h.nodes.telling.Unlock()
+	if h.directory.courier(key) != nil && !h.isDraining() {
+		h.nodes.node.Publish(key)
+	} else {
+		h.nodes.node.Withdraw(key)
+	}
+}
+
+// withdraw tells the other nodes that nobody is here any more.
+func (h *Hub) withdraw() {
+	for _, s := range h.directory.published() {
+		h.present(s.peer.Key())
+	}
+}
+
+// nodeQuestion is what nodes ask each other about a courier.
+type nodeQuestion struct {
+	Ask     string         `json:"ask"` // one of those below
+	Visitor keys.PublicKey `json:"visitor,omitzero"`
+}
+
+const (
+	askReach   = "reach"   // nodeReach
+	askCircuit = "circuit" // native.Connected
+)
+
+// nodeReach is how a courier can be reached.
+type nodeReach struct {
+	Serves []string `json:"serves"`
+}
+
+// The refusals of questions and links.
+const (
+	nodeBadRequest   cluster.Refusal = "bad-request"
+	nodeNoCircuits   cluster.Refusal = "no-circuits"
+	nodeVisitorLimit cluster.Refusal = "visitor-limit"
+	nodeTargetLimit  cluster.Refusal = "target-limit"
+	nodeFull         cluster.Refusal = "full"
+	nodeDraining     cluster.Refusal = "draining"
+)
+
+// answerNode answers another node's question about a courier that is here.
+func (h *Hub) answerNode(_ context.Context, key keys.PublicKey, body []byte) ([]byte, error) {
+	var q nodeQuestion
+	if json.Unmarshal(body, &q) != nil {
+		return nil, nodeBadRequest
+	}
+	rec, _ := h.registry.LookupKey(key)
+	s := h.directory.courier(key)
+	if s == nil || h.admission.Reach(rec.ID, key) != nil {
+		return nil, cluster.ErrOffline
+	}
+	switch q.Ask {
+	case askReach:
+		return json.Marshal(nodeReach{s.offers()})
+	case askCircuit:
+		return h.offerToNode(s, q.Visitor)
+	}
+	return nil, nodeBadRequest
+}
+
+// ask puts a question to the node that has a courier. Without a cluster no node has it.
+func (h *Hub) ask(ctx context.Context, key keys.PublicKey, q nodeQuestion, into any) (cluster.Place, error) {
+	if h.nodes.node == nil {
+		return cluster.Place{}, cluster.ErrOffline
+	}
+	body, err := json.Marshal(q)
+	if err != nil {
+		return cluster.Place{}, err
+	}
+	place, reply, err := h.nodes.node.Ask(ctx, key, body)
+	if err == nil && json.Unmarshal(reply, into) != nil {
+		err = cluster.ErrUnreachable
+	}
+	if err != nil && !errors.Is(err, cluster.ErrOffline) {
+		h.log.Debug("hub: another node was asked", "what", q.Ask, "err", err)
+	}
+	return place, err
+}
+
+// elsewhereReach tells how a courier can be reached at another node.
+func (h *Hub) elsewhereReach(ctx context.Context, key keys.PublicKey) (cluster.Place, nodeReach, error) {
+	var r nodeReach
+	place, err := h.ask(ctx, key, nodeQuestion{Ask: askReach}, &r)
+	return place, r, err
+}
+
+// linkRequest is what one node opens a link to another for.
+type linkRequest struct {
+	For string         `json:"for"`
+	Key keys.PublicKey `json:"key,omitzero"` // for HTTP: of the courier
+}
+
+const (
+	linkCircuit = "circuit" // bare: a preamble follows, as from an end
+	linkHTTP    = "http"    // a connection on which the courier serves HTTP
+)
+
+// dialNode opens a link.
+func (h *Hub) dialNode(ctx context.Context, to cluster.Place, r linkRequest, bare bool) (net.Conn, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	return h.nodes.node.Dial(ctx, to, body, bare)
+}
+
+// serveLink serves what another node has opened a link for.
+func (h *Hub) serveLink(ctx context.Context, _ keys.PublicKey, body []byte, accept func(error) (net.Conn, error)) {
+	var r linkRequest
+	err := json.Unmarshal(body, &r)
+	switch {
+	case err == nil && r.For == linkCircuit:
+		if conn, err := accept(nil); err == nil {
+			h.circuits.Serve(conn)
+		}
+	case err == nil && r.For == linkHTTP:
+		h.serveWebLink(ctx, r.Key, accept)
+	default:
+		_, _ = accept(nodeBadRequest)
+	}
+}
+
+// hold keeps a connection in mind, so that it ends with the hub. What it returns forgets it.
+func (h *Hub) hold(conn net.Conn) (release func()) {
+	h.nodes.mu.Lock()
+	defer h.nodes.mu.Unlock()
+	h.nodes.conns[conn] = struct{}{}
+	return func() {
+		h.nodes.mu.Lock()
+		defer h.nodes.mu.Unlock()
+		delete(h.nodes.conns, conn)
+	}
+}
+
+// away tells a visitor's HTTP what it means that another node cannot be asked.
+func away(err error) error {
+	if errors.Is(err, cluster.ErrBusy) || errors.Is(err, nodeFull) {
+		return vhost.ErrBusy
+	}
+	return vhost.ErrAway
+}
