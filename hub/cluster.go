@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/secretstack/secretstack/hub/cluster"
 	"github.com/secretstack/secretstack/hub/cluster/credential"
@@ -115,6 +116,30 @@ func (h *Hub) openCluster(ctx context.Context) error {
 		Limits: c.Limits, Logger: h.log,
 	})
 	return err
+}
+
+// openAttempts is how often a node tries to open what all nodes share: another one may have gone meanwhile.
+const openAttempts = 20
+
+// patiently tries again what the other nodes can make fail.
+func (h *Hub) patiently(open func(context.Context) error) func(context.Context) error {
+	if h.cfg.Cluster == nil {
+		return open
+	}
+	return func(ctx context.Context) (err error) {
+		for range openAttempts {
+			if err = open(ctx); !errors.Is(err, registry.ErrUnavailable) {
+				return err
+			}
+			h.log.Info("hub: waiting for the other nodes", "err", err)
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+				return err
+			}
+		}
+		return err
+	}
 }
 
 // closeCluster leaves the other nodes. Links that they have opened end.

@@ -50,7 +50,9 @@ func (h *Hub) offerToNode(s *session, visitor keys.PublicKey) ([]byte, error) {
 }
 
 // connectAnywhere looks for who is asked for at other nodes, and reports whether it is at one.
-func (h *Hub) connectAnywhere(ctx context.Context, visitor keys.PublicKey, r native.ConnectRequest) (native.Connected, bool, error) {
+func (h *Hub) connectAnywhere(ctx context.Context, visitor keys.PublicKey, r native.ConnectRequest) (
+	c native.Connected, elsewhere bool, err error,
+) {
 	key := r.Key
 	if key.IsZero() {
 		rec, _ := h.registry.Lookup(r.ID)
@@ -58,9 +60,9 @@ func (h *Hub) connectAnywhere(ctx context.Context, visitor keys.PublicKey, r nat
 	}
 	rec, known := h.registry.LookupKey(key)
 	if !known || h.admission.Reach(rec.ID, key) != nil {
-		return native.Connected{}, false, nil
+		return c, false, nil
 	}
-	c, err := h.connectElsewhere(ctx, visitor, key)
+	c, err = h.connectElsewhere(ctx, visitor, key)
 	switch {
 	case err == nil:
 		return c, true, nil

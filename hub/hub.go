@@ -95,8 +95,8 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 	h.live.Store(&cfg)
 	h.life, h.end = context.WithCancel(context.Background())
 	for _, open := range []func(context.Context) error{
-		h.openDir, h.openListeners, h.openRegistry, h.openAdmission, h.openMailboxes, h.openPools, h.openSecrez, h.openCircuits, h.openWeb,
-		h.openApp, h.openCluster,
+		h.openDir, h.openListeners, h.openRegistry, h.patiently(h.openAdmission), h.patiently(h.openMailboxes),
+		h.openPools, h.patiently(h.openSecrez), h.openCircuits, h.openWeb, h.openApp, h.openCluster,
 	} {
 		if err := open(ctx); err != nil {
 			return nil, errors.Join(err, h.Close(ctx))

@@ -43,8 +43,8 @@ type answer struct {
 	Body    []byte  `json:"body,omitempty"`
 }
 
-// Ask puts a question to a node that has a courier, and tells which that is. If several have it, one of them is asked. Its error is
-// ErrOffline at once when no node has it; ErrUnreachable, ErrVersion, ErrBusy, a [Refusal], or that of ctx.
+// Ask puts a question to a node that has a courier, and tells which that is. If several have it, one of them is asked. Its
+// error is ErrOffline at once when no node has it; ErrUnreachable, ErrVersion, ErrBusy, a [Refusal], or that of ctx.
 func (n *Node) Ask(ctx context.Context, key keys.PublicKey, body []byte) (Place, []byte, error) {
 	err := ErrUnreachable
 	for range n.cfg.Limits.AskAttempts {

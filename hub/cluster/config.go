@@ -74,7 +74,8 @@ const (
 )
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Bus == nil || c.Name == "" || c.Identity.IsZero() || c.AppKey.IsZero() || c.Listener == nil || c.Answer == nil || c.Serve == nil {
+	if c.Bus == nil || c.Name == "" || c.Identity.IsZero() || c.AppKey.IsZero() || c.Listener == nil || c.Answer == nil ||
+		c.Serve == nil {
 		return c, errors.New("cluster: the configuration of the node is not complete")
 	}
 	if c.Advertise == "" {

@@ -154,8 +154,8 @@ func (n *Node) link(raw net.Conn) (taken bool) {
 	}
 	l := &incoming{n: n, raw: raw, conn: conn, bare: r.Bare, stop: stop}
 	if !n.cfg.works(r.Version) {
-		n.cfg.Logger.Error("cluster: a node of a version that does not work with this one was refused", "node", r.Node, "version", r.Version,
-			"own version", n.cfg.version)
+		n.cfg.Logger.Error("cluster: a node of a version that does not work with this one was refused",
+			"node", r.Node, "version", r.Version, "own version", n.cfg.version)
 		_, _ = l.accept(refusedVersion)
 		return false
 	}

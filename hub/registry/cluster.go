@@ -61,8 +61,8 @@ type Cluster struct {
 	TLS *tls.Config
 
 	// URL is a NATS cluster of somebody else's, to be used in place of one that the nodes form: "tls://host:4222", several
-	// joined by ",". Only a server on this machine may be reached without TLS. Credentials is the file to log in with, if it asks for that. Listen,
-	// Advertise, Peers and TLS are not used then.
+	// joined by ",". Only a server on this machine may be reached without TLS. Credentials is the file to log in with, if it
+	// asks for that. Listen, Advertise, Peers and TLS are not used then.
 	URL, Credentials string
 }
 
@@ -136,7 +136,8 @@ func (c Config) rightFolder() error {
 	case err != nil:
 		return err
 	case c.Cluster == nil && shared:
-		return fmt.Errorf("%w: %s is a node's of a cluster. Start the hub as one, or restore a backup into an empty folder", ErrForeign, c.Dir)
+		return fmt.Errorf("%w: %s is a node's of a cluster. Start the hub as one, or restore a backup into an empty folder",
+			ErrForeign, c.Dir)
 	case c.Cluster != nil && alone:
 		return fmt.Errorf("%w: %s is a single hub's, whose records are not the cluster's", ErrForeign, c.Dir)
 	case c.Cluster == nil:

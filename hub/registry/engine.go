@@ -274,9 +274,10 @@ type message struct {
 // With headersOnly they come without their data.
 func (e *engine) follow(ctx context.Context, stream string, from uint64, headersOnly bool, fn func(message) error) error {
 	c, err := e.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:   max(from, 1),
-		HeadersOnly:   headersOnly,
+		MaxResetAttempts: 1, // more would go on without the context and without the connection
+		DeliverPolicy:    jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:      max(from, 1),
+		HeadersOnly:      headersOnly,
 	})
 	if err != nil {
 		return e.failure(ctx, "follow "+stream, err)

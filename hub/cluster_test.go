@@ -1,0 +1,205 @@
+package hub_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/hub"
+	"github.com/secretstack/secretstack/hub/cluster/credential"
+	"github.com/secretstack/secretstack/hub/native"
+	"github.com/secretstack/secretstack/hub/registry/claim"
+	"github.com/secretstack/secretstack/plugins/hubclient"
+)
+
+// freeAddresses gives addresses of this machine at which nobody listens.
+func freeAddresses(t *testing.T, n int) (addresses []string) {
+	t.Helper()
+	for range n {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = ln.Close() }()
+		addresses = append(addresses, ln.Addr().String())
+	}
+	return addresses
+}
+
+// startNodes starts the nodes of one hub, at the same time.
+func startNodes(t *testing.T, n int) []*running {
+	t.Helper()
+	cred, err := credential.New("test", identity(t, "hub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	engines := freeAddresses(t, n)
+	dirs := make([]string, n)
+	hubs := make([]*hub.Hub, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		dirs[i] = t.TempDir()
+		wg.Go(func() {
+			cfg := hub.Config{
+				Dir: dirs[i], Domain: domain, Listen: []string{"127.0.0.1:0"}, Logger: slog.New(slog.DiscardHandler), TunnelAddress: "127.0.0.1",
+				Cluster: &hub.Cluster{
+					Credential: cred, Name: fmt.Sprintf("node-%d", i+1), Listen: engines[i], Peers: engines, Links: "127.0.0.1:0",
+				},
+			}
+			cfg.Limits.Registry.MinFree = -1
+			h, err := hub.New(context.Background(), cfg)
+			if err != nil {
+				t.Errorf("node %d: %v", i+1, err)
+				return
+			}
+			hubs[i] = h
+		})
+	}
+	wg.Wait()
+	var all []*running
+	for i, h := range hubs {
+		if h == nil {
+			continue
+		}
+		r := &running{Hub: h, t: t, dir: dirs[i], addr: h.Addrs()[0].String(), done: make(chan error, 1)}
+		r.serve()
+		all = append(all, r)
+	}
+	if t.Failed() {
+		t.FailNow()
+	}
+	return all
+}
+
+func TestSeveralNodesAreOneHub(t *testing.T) {
+	nodes := startNodes(t, 3)
+	a, b, c := nodes[0], nodes[1], nodes[2]
+	eventually(t, "each node sees all", func() bool {
+		return len(a.Nodes()) == 3 && len(b.Nodes()) == 3 && len(c.Nodes()) == 3
+	})
+	alice := peer(t, "alice", greeter(), hubclient.Plugin(hubclient.Config{
+		Hubs: []hubclient.Hub{{Address: a.address()}}, Handler: says("alice"),
+	}))
+	client, _ := secretstack.Find[*hubclient.Client](alice)
+	s := (&courier{client, alice}).online(t)
+
+	bob := peer(t, "bob", hubclient.Plugin(hubclient.Config{}))
+	toB := connect(t, bob, b.address())
+	eventually(t, "alice is seen from another node", func() bool {
+		who, err := call[native.Who](t, toB, native.MethodWhois, native.WhoisRequest{ID: s.ID})
+		return err == nil && who.Online && who.Key.Equal(alice.ID())
+	})
+	greet(t, connect(t, bob, circuitTo(t, c.address(), alice)))
+	if n := a.Status().Circuits.Open; n != 1 {
+		t.Errorf("there are %d circuits where alice is", n)
+	}
+	for range 3 { // with the same connection behind it
+		if status, body := get(t, b.visitor(), "http://"+s.ID.String()+"."+domain+"/there"); status != http.StatusOK {
+			t.Errorf("%d %s", status, body)
+		} else {
+			contains(t, body, "alice "+s.ID.String())
+		}
+	}
+	if status, _ := get(t, c.visitor(), "http://"+someID(t).String()+"."+domain+"/"); status != http.StatusNotFound {
+		t.Errorf("an id that nobody has: %d", status)
+	}
+	if err := alice.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "alice is away", func() bool {
+		_, err := call[native.Connected](t, toB, native.MethodConnect, native.ConnectRequest{ID: s.ID})
+		return native.CodeOf(err) == native.Offline
+	})
+	eventually(t, "the visitor is told so", func() bool {
+		status, _ := get(t, b.visitor(), "http://"+s.ID.String()+"."+domain+"/")
+		return status == http.StatusServiceUnavailable
+	})
+}
+
+// TestCouriersGoToAnotherNodeWhenTheirsEnds: with the same id, and those who look for them find them.
+func TestCouriersGoToAnotherNodeWhenTheirsEnds(t *testing.T) {
+	nodes := startNodes(t, 3)
+	a, b, c := nodes[0], nodes[1], nodes[2]
+	// What is in front of the nodes leads to one that is there.
+	var mu sync.Mutex
+	front := a.addr
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			to := front
+			mu.Unlock()
+			go relay(conn, to)
+		}
+	}()
+	address := strings.Replace(a.address(), a.addr, ln.Addr().String(), 1)
+	alice := newCourier(t, "alice", a, hubclient.Config{Hubs: []hubclient.Hub{{Address: address}}, Handler: says("alice")})
+	s := alice.online(t)
+	mu.Lock()
+	front = b.addr
+	mu.Unlock()
+	if err := a.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "alice is found", func() bool {
+		status, _ := get(t, c.visitor(), "http://"+s.ID.String()+"."+domain+"/")
+		return status == http.StatusOK
+	})
+	if now := alice.online(t); now.ID != s.ID {
+		t.Errorf("alice was %v and is %v", s.ID, now.ID)
+	}
+	carol := connect(t, peer(t, "carol"), c.address())
+	statement := signed(t, identity(t, "carol"), claim.Statement{Hub: c.About().Key, Action: claim.Register, Sequence: 1})
+	eventually(t, "somebody new can register while a node is down", func() bool {
+		_, err := call[native.Published](t, carol, native.MethodPublish, native.PublishRequest{Signed: statement})
+		return err == nil
+	})
+}
+
+// relay passes bytes between a connection and an address.
+func relay(conn net.Conn, to string) {
+	defer func() { _ = conn.Close() }()
+	other, err := net.Dial("tcp", to)
+	if err != nil {
+		return
+	}
+	defer func() { _ = other.Close() }()
+	go func() {
+		_, _ = io.Copy(other, conn)
+		_ = other.Close()
+	}()
+	_, _ = io.Copy(conn, other)
+}
+
+func TestANodeIsConfiguredCompletely(t *testing.T) {
+	cred, err := credential.New("test", identity(t, "hub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]*hub.Cluster{
+		"no credential": {Name: "a", Listen: ":0", Links: ":0"},
+		"no name":       {Credential: cred, Listen: ":0", Links: ":0"},
+		"no engine":     {Credential: cred, Name: "a", Links: ":0"},
+		"no links":      {Credential: cred, Name: "a", Listen: ":0"},
+	} {
+		if _, err := hub.New(t.Context(), hub.Config{Dir: t.TempDir(), Cluster: c}); !errors.Is(err, hub.ErrConfig) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
