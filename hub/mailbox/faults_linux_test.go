@@ -34,7 +34,7 @@ func free(t *testing.T, dir string) int64 {
 	if err := syscall.Statfs(dir, &s); err != nil {
 		t.Fatal(err)
 	}
-	return int64(s.Bavail) * s.Bsize
+	return int64(s.Bavail) * int64(s.Bsize)
 }
 
 // fillDisk writes a file until so many bytes are free, and gives the way to take it away again.
