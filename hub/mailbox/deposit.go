@@ -103,6 +103,7 @@ func (m *Mailboxes) store(ctx context.Context, d Deposit, k kind, t tag) (Kept, 
 		return Kept{}, m.unavailable(err)
 	}
 	m.leave(nil)
+	m.tell(d.Recipient, k, t, len(d.Envelope), false)
 	m.ring(d.Recipient)
 	m.cfg.Arrived(d.Recipient)
 	return Kept{Expires: now.Add(m.keep(k)), Request: k == request}, nil
@@ -164,9 +165,11 @@ func (m *Mailboxes) drop(ctx context.Context, queue int, s registry.Message) (wa
 	if !ok {
 		return true, nil // it was never in the books
 	}
+	k, t, size := kindOf(queue), parseLabel(s.Label), len(s.Data)-messageHead
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.books.remove(recipient.Array(), kindOf(queue), parseLabel(s.Label), len(s.Data)-messageHead)
+	m.books.remove(recipient.Array(), k, t, size)
+	m.mu.Unlock()
+	m.tell(recipient, k, t, size, true)
 	return true, nil
 }
 

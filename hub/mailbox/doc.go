@@ -58,6 +58,12 @@
 // What is older than [Limits.Keep] is removed within a minute or so, by the clock of the configuration. What is removed gives
 // its room on the disk back, at the latest when half of its file's 8 MiB is free.
 //
+// # Several nodes
+//
+// Where the registry is that of a cluster, so are the mailboxes. Nodes tell each other what they have stored and removed.
+// Since that takes a moment, and can be missed until each counts again, limits are approximate there; nothing else depends
+// on it.
+//
 // # Backup
 //
 // [registry.Registry.Backup] has everything. A restored mailbox gives back what was acknowledged after the backup.

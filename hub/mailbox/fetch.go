@@ -101,7 +101,7 @@ func (m *Mailboxes) isEmpty(recipient keys.PublicKey, k kind) (bool, error) {
 		return false, ErrClosed
 	}
 	a := m.books.accounts[recipient.Array()]
-	return !m.doubt && (a == nil || a.parts[k].Count == 0), nil
+	return !m.doubt && !m.shared && (a == nil || a.parts[k].Count == 0), nil
 }
 
 // Acknowledge removes envelopes of a recipient's mailbox, which has them. Those that are not there are passed over. Its error

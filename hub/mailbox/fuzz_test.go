@@ -2,8 +2,13 @@ package mailbox
 
 import (
 	"bytes"
+	"encoding/json"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/secretstack/secretstack/keys"
 )
 
 func FuzzStoredPolicy(f *testing.F) {
@@ -64,6 +69,29 @@ func FuzzStoredMessage(f *testing.F) {
 		at, envelope, ok := unseal(b)
 		if ok && !bytes.Equal(seal(at, envelope), b) {
 			t.Errorf("%x becomes %x", b, seal(at, envelope))
+		}
+	})
+}
+
+func FuzzNews(f *testing.F) {
+	m := &Mailboxes{cfg: Config{Arrived: func(keys.PublicKey) {}}, node: "here", books: newBooks()}
+	for _, n := range []news{
+		{Node: "there", Box: key(f, "alice"), Sender: make([]byte, 16), Size: 1024},
+		{Node: "there", Box: key(f, "alice"), Sender: make([]byte, 16), Size: 1024, Request: true, Removed: true},
+		{Node: "here", Box: key(f, "alice"), Sender: make([]byte, 15)},
+	} {
+		b, err := json.Marshal(n)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m.hear(&nats.Msg{Data: b})
+		for k, total := range m.books.totals {
+			if total.Count < 0 || total.Bytes < 0 && total.Count > 0 {
+				t.Errorf("of kind %d there are %+v", k, total)
+			}
 		}
 	})
 }

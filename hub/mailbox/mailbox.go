@@ -5,6 +5,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -46,6 +47,8 @@ type Mailboxes struct {
 	places   [kinds]chan struct{}        // of those that write
 	tagKey   [sha256.Size]byte
 	ids      cipher.Block
+	shared   bool   // other nodes have the same mailboxes
+	node     string // names this process among them
 
 	life  context.Context // ends when Close is called
 	end   context.CancelFunc
@@ -70,6 +73,7 @@ func Open(ctx context.Context, cfg Config) (*Mailboxes, error) {
 	}
 	m := &Mailboxes{
 		cfg: cfg, limits: cfg.Limits, check: make(chan struct{}, 1), books: newBooks(), bells: map[[recipientSize]byte]bell{},
+		shared: cfg.Registry.Status().Cluster != nil, node: rand.Text(),
 	}
 	m.places[mail] = make(chan struct{}, cfg.Limits.MaxWriting)
 	m.places[request] = make(chan struct{}, cfg.Limits.MaxWritingRequests)
@@ -84,6 +88,9 @@ func Open(ctx context.Context, cfg Config) (*Mailboxes, error) {
 	m.life, m.end = context.WithCancel(context.Background())
 	m.jobs.Go(m.recount)
 	m.jobs.Go(m.sweep)
+	if m.shared {
+		m.jobs.Go(m.follow)
+	}
 	return m, nil
 }
 

@@ -87,7 +87,7 @@ func (q *Queue) make(ctx context.Context) error {
 			MaxBytes:          -1,
 			MaxMsgsPerSubject: -1,
 			Replicas:          n.replicas,
-			AllowDirect:       true,
+			AllowDirect:       n.replicas == 1, // other nodes may be behind the one that writes
 			Duplicates:        time.Second, // nothing is looked for; this keeps no table
 		})
 		if err == nil {
