@@ -74,6 +74,9 @@ func (b *books) remove(recipient [recipientSize]byte, k kind, t tag, size int) {
 	if i < 0 {
 		return
 	}
+	if own := a.shares[i].amount; own.Count == 1 || int64(size) > own.Bytes { // after something was missed they may differ
+		size = int(own.Bytes)
+	}
 	b.change(a, i, -1, size)
 	if a.shares[i].Count > 0 {
 		return

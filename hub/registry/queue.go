@@ -88,7 +88,7 @@ func (q *Queue) make(ctx context.Context) error {
 			MaxMsgsPerSubject: -1,
 			Replicas:          n.replicas,
 			AllowDirect:       n.replicas == 1, // other nodes may be behind the one that writes
-			Duplicates:        time.Second, // nothing is looked for; this keeps no table
+			Duplicates:        time.Second,     // nothing is looked for; this keeps no table
 		})
 		if err == nil {
 			err = n.syncFolders()
