@@ -146,3 +146,30 @@ func TestTheSameMessageFromTheHubAndDirectlyIsShownOnce(t *testing.T) {
 		t.Errorf("bob has %v", counts)
 	}
 }
+
+func TestAChangeOfKeysTakesTheIDAndTheMailAlong(t *testing.T) {
+	alice, bob := hubFriends(t, hubAddress(newHub(t)))
+	alice.inTouch()
+	bob.inTouch()
+	before := bob.atHub()
+	bob.stop()
+	sent := alice.send("bob", "before")
+	alice.waitState(sent.ID, "at the hub")
+	for n := range 2 { // the second follows the first
+		bob.cfg.Former = append(bob.cfg.Former, bob.id)
+		bob.id = newIdentity(t)
+		bob.cfg.Identity = bob.id
+		bob.start()
+		if now := bob.atHub(); now.ID != before.ID {
+			t.Errorf("after %d changes it was %s and is %s", n+1, before.ID, now.ID)
+		}
+		if n == 0 {
+			bob.stop() // before anybody has heard of it
+		}
+	}
+	bob.waitText("before")
+	alice.waitState(sent.ID, "delivered")
+	bob.send("alice", "it is me")
+	alice.waitText("it is me")
+	alice.waitState(alice.send("bob", "I see").ID, "delivered")
+}
