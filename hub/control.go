@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/admission"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver/unix"
@@ -36,6 +37,11 @@ type ControlStatus struct {
 	Circuits  int            `json:"circuits"`
 	// Problem is why nothing can be registered now. Empty: it can.
 	Problem string `json:"problem,omitempty"`
+	// Free is how many bytes may be written to the disk, or -1 if the system does not tell.
+	Free int64 `json:"free"`
+	// Certificates are those that the hub uses, and Problems say which of them keep visitors away.
+	Certificates []admin.Certificate `json:"certificates,omitempty"`
+	Problems     []string            `json:"problems,omitempty"`
 }
 
 // control serves the owner of the data folder, over a socket that only he can reach.
@@ -64,7 +70,7 @@ func (h *Hub) controlStatus(context.Context, muxrpc.None) (ControlStatus, error)
 		Key: about.Key, Version: about.Version, Domain: about.Domain, Addresses: h.Addresses(), Mode: h.admission.Mode(),
 		Started: about.Started, Draining: now.Draining, Records: now.Registry.Records, Native: len(h.directory.published()),
 		Secrez: now.Pools, Peers: len(h.directory.all()), Requests: now.Requests, Tunnels: now.Tunnels,
-		Circuits: now.Circuits.Open,
+		Circuits: now.Circuits.Open, Free: now.Registry.Free, Certificates: now.Certificates, Problems: now.Problems,
 	}
 	if now.Registry.Err != nil {
 		status.Problem = now.Registry.Err.Error()

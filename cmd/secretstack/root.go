@@ -74,7 +74,7 @@ Addresses look like net:HOST:PORT~shs:KEY; hub and serve print theirs.`,
 	g.rootFlag, g.appKeyFlag = flags.Lookup("root"), flags.Lookup("app-key")
 	g.appKeyFlag.DefValue = ""
 	root.AddCommand(newHub(g), newServe(g), newCall(g), newKeys(g), newMan(),
-		newCourier(g), newContact(g), newSend(g), newChat(g), newMessages(g), newWhoami(g), newStatus(g), newShare(g), newConnect(g))
+		newCourier(g), newContact(g), newSend(g), newChat(g), newMessages(g), newWhoami(g), newStatus(g), newDoctor(g), newShare(g), newConnect(g))
 	refuseUnknown(root)
 	return root
 }
