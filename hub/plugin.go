@@ -198,7 +198,7 @@ func (h *Hub) registered(ctx context.Context, p *secretstack.Peer, action claim.
 	if err := h.admission.AllowKey(admission.Registration, addr, p.Key()); err != nil {
 		return registry.Record{}, err
 	}
-	statement, err := r.Signed.Verify()
+	statement, err := r.Verify()
 	switch {
 	case err != nil:
 		return registry.Record{}, refusal(native.Evidence, "the statement is not signed as it must be")
