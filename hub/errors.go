@@ -97,6 +97,7 @@ func reasonOf(err error) admin.Reason {
 		{registry.ErrBoxKey, admin.ReasonUnproved},
 		{registry.ErrClaim, admin.ReasonUnproved},
 		{registry.ErrStale, admin.ReasonUnproved},
+		{registry.ErrGivenUp, admin.ReasonDenied},
 		{registry.ErrUnavailable, admin.ReasonUnavailable},
 		{admission.ErrUnavailable, admin.ReasonUnavailable},
 		{errDraining, admin.ReasonUnavailable},

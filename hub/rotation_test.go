@@ -3,10 +3,14 @@ package hub_test
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub"
 	"github.com/secretstack/secretstack/hub/admission"
 	"github.com/secretstack/secretstack/hub/native"
@@ -148,4 +152,76 @@ func TestMailForAKeyThatWasGivenUpIsReadByTheNewOne(t *testing.T) {
 	}
 	_, err := call[native.MailboxStatus](t, connect(t, peer(t, "old"), r.address()), native.MethodMailboxStatus, nil)
 	wantCode(t, err, native.BadRequest)
+}
+
+func TestChangesOfKeysAreLimitedAsNewIDsAre(t *testing.T) {
+	h := start(t, hub.Config{
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		Limits: hub.Limits{Admission: admission.Limits{
+			Address: admission.Rates{NewID: admission.Rate{Every: time.Hour, Burst: 2}},
+		}},
+	})
+	publish := func(name string, from ...string) (native.Published, error) {
+		p := connect(t, peerFrom(t, name, "192.0.2.7"), h.address())
+		r := native.PublishRequest{Signed: signed(t, identity(t, name), claim.Statement{Hub: h.About().Key, Action: claim.Register})}
+		for _, f := range from {
+			r.Rotations = append(r.Rotations, rotated(t, f, name).Bytes())
+		}
+		return call[native.Published](t, p, native.MethodPublish, r)
+	}
+	first, err := publish("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err := publish("b", "a"); err != nil || second.ID != first.ID {
+		t.Fatalf("%v, %v", second.ID, err)
+	}
+	_, err = publish("c", "b")
+	wantCode(t, err, native.RateLimited)
+	if again, err := publish("b", "a"); err != nil || again.Sequence != 2 { // which does nothing
+		t.Errorf("%d, %v", again.Sequence, err)
+	}
+}
+
+func TestOfBothKeysAtOnceTheNewOneIsLeft(t *testing.T) {
+	h := start(t, hub.Config{Limits: hub.Limits{ReplacedGrace: time.Millisecond, NoticeTimeout: time.Second}})
+	publish := func(p *secretstack.Peer, name string, from ...string) (native.Published, error) {
+		r := native.PublishRequest{
+			Signed: signed(t, identity(t, name), claim.Statement{Hub: h.About().Key, Action: claim.Register}), Serves: []string{native.ServesCircuits},
+		}
+		for _, f := range from {
+			r.Rotations = append(r.Rotations, rotated(t, f, name).Bytes())
+		}
+		return call[native.Published](t, p, native.MethodPublish, r)
+	}
+	for n := range 5 {
+		from, to := fmt.Sprint("old ", n), fmt.Sprint("new ", n)
+		old, young := connect(t, peer(t, from), h.address()), connect(t, peer(t, to), h.address())
+		first, err := publish(old, from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for range 20 {
+				if _, err := publish(old, from); err != nil {
+					return // given up, or ended
+				}
+			}
+		})
+		after, err := publish(young, to, from)
+		wg.Wait()
+		if err != nil || after.ID != first.ID {
+			t.Fatalf("%v, %v", after.ID, err)
+		}
+		asks := connect(t, peer(t, fmt.Sprint("asks ", n)), h.address())
+		who, err := call[native.Who](t, asks, native.MethodWhois, native.WhoisRequest{ID: first.ID})
+		if err != nil || !who.Key.Equal(identity(t, to).Public()) || !who.Online {
+			t.Errorf("%+v, %v", who, err)
+		}
+		_, err = call[native.Connected](t, asks, native.MethodConnect, native.ConnectRequest{Key: identity(t, from).Public()})
+		if code := native.CodeOf(err); code != native.Unknown && code != native.NoCircuits { // it may be here still, but nobody is led to it
+			t.Errorf("the old key: %v", err)
+		}
+	}
 }

@@ -112,6 +112,7 @@ func (h *Handler) refused(err error) answer {
 		{secrez.ErrReplayed, "Wrong signature: it has been used. Sign again"},
 		{registry.ErrEvidence, "Wrong parameters: the payload is too long, or has a member of the wrong type"},
 		{registry.ErrBoxKey, "Wrong public key: the account is known with another first half"},
+		{registry.ErrGivenUp, "Wrong public key: it was given up for another"},
 		{errUnsignedReset, `Wrong parameters: a reset must be signed. Put "reset":true into the payload`},
 	} {
 		if errors.Is(err, known.err) {

@@ -259,10 +259,13 @@ func (h *Handler) openPool(ctx context.Context, rec registry.Record, addr netip.
 			return rec, nil, fmt.Errorf("secrezapi: open a tunnel port: %w", err)
 		}
 		now, ok := h.cfg.Registry.LookupKey(rec.Key)
-		if !ok || now.ID == rec.ID {
+		if ok && now.ID == rec.ID {
 			return rec, pool, nil
 		}
 		h.cfg.Pools.Remove(rec.ID)
+		if !ok { // given up at the same moment
+			return rec, nil, registry.ErrGivenUp
+		}
 		rec = now
 	}
 }

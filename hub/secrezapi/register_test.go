@@ -255,6 +255,7 @@ func TestARegistrationThatFailsIsNotUsed(t *testing.T) {
 		{registry.ErrUnavailable, 503, "The hub cannot do that now"},
 		{context.DeadlineExceeded, 503, "The hub cannot do that now"},
 		{registry.ErrBoxKey, 400, "Wrong public key"},
+		{registry.ErrGivenUp, 400, "Wrong public key"},
 		{registry.ErrEvidence, 400, "Wrong parameters"},
 	} {
 		var wg sync.WaitGroup
