@@ -86,6 +86,16 @@ func childRegister(tb childTB, r *Registry, n uint64) error {
 // heir gives the key for which that of an owner is given up.
 func heir(tb testing.TB, n uint64) *keys.Identity { return identity(tb, 1<<62+n) }
 
+// holder gives the key that has the id of an owner who was told it.
+func holder(tb testing.TB, r *Registry, n uint64) *keys.Identity {
+	tb.Helper()
+	if n%8 != 4 {
+		return identity(tb, n)
+	}
+	refused(tb, r, native(tb, identity(tb, n)), ErrGivenUp)
+	return heir(tb, n)
+}
+
 // childTB makes the helpers usable outside a test.
 type childTB struct{ testing.TB }
 
@@ -165,12 +175,7 @@ func TestEveryAcknowledgedIDSurvivesKills(t *testing.T) {
 	r := open1(t, config(t, dir))
 	seen := map[secrez.ID]bool{}
 	for n, id := range acknowledged {
-		owner := identity(t, n)
-		if n%8 == 4 {
-			refused(t, r, native(t, owner), ErrGivenUp)
-			owner = heir(t, n)
-		}
-		rec, ok := r.LookupKey(owner.Public())
+		rec, ok := r.LookupKey(holder(t, r, n).Public())
 		if !ok || rec.ID != id {
 			t.Errorf("owner %d was told %v, there is %v", n, id, rec.ID)
 		}

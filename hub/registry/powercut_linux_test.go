@@ -47,7 +47,7 @@ func TestEveryAcknowledgedIDSurvivesPowerCuts(t *testing.T) {
 		disk = mountImage(t, image)
 		r := open1(t, config(t, filepath.Join(disk, "data")))
 		for n, id := range acknowledged {
-			if rec, ok := r.LookupKey(identity(t, n).Public()); !ok || rec.ID != id {
+			if rec, ok := r.LookupKey(holder(t, r, n).Public()); !ok || rec.ID != id {
 				t.Errorf("owner %d was told %v, there is %v", n, id, rec.ID)
 			}
 		}
