@@ -123,6 +123,8 @@ type Limits struct {
 	MaxUnproved         int           // open connections that have proved no key; 0: 8192
 	MaxUnprovedPer      int           // of these, those of one address; 0: 512
 	HandshakeTimeout    time.Duration // for the secret handshake; 0: 5 s
+	HeaderTimeout       time.Duration // for the header of a visitor's request; 0: 10 s
+	VisitorIdle         time.Duration // between two requests of a visitor; 0: 2 min
 	MaxPeers            int           // connections with a proven key; 0: 65536
 	MaxPeersPerKey      int           // of these, those of one key; the oldest goes; 0: 16
 	Inactivity          time.Duration // that such a connection may be without a byte either way; 0: 10 min

@@ -33,8 +33,7 @@ func (h *Hub) Serve(ctx context.Context, more ...net.Listener) error {
 		MaxPerAddress: l.MaxUnprovedPer, Circuit: circuit.Match, Logger: h.log,
 	}, listeners[0], listeners[1:]...)
 	h.port.Store(p)
-	server := p.Server(h)
-	h.observeConns(server)
+	server := h.webServer(p)
 	h.mu.Lock()
 	h.server = server
 	h.mu.Unlock()
@@ -55,6 +54,22 @@ func (h *Hub) Serve(ctx context.Context, more ...net.Listener) error {
 	err = errors.Join(notClosed(err), notClosed(p.Close()))
 	loops.Wait()
 	return err
+}
+
+// webServer makes the HTTP server of a port.
+func (h *Hub) webServer(p *port.Port) *http.Server {
+	server, l := p.Server(h), h.cfg.Limits
+	if l.HeaderTimeout > 0 {
+		server.ReadHeaderTimeout = l.HeaderTimeout
+	}
+	if l.VisitorIdle > 0 {
+		server.IdleTimeout = l.VisitorIdle
+	}
+	if l.MaxRequestHeader > 0 {
+		server.MaxHeaderBytes = l.MaxRequestHeader
+	}
+	h.observeConns(server)
+	return server
 }
 
 // notClosed returns err, unless it says that something was closed, as it should be.

@@ -61,7 +61,12 @@ func start(t testing.TB, cfg hub.Config) *running {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.TunnelAddress = "127.0.0.1"
-	cfg.Limits.Registry.MinFree = -1
+	if cfg.Limits.Registry.MinFree == 0 {
+		cfg.Limits.Registry.MinFree = -1
+	}
+	if cfg.Limits.Registry.WriteTimeout == 0 {
+		cfg.Limits.Registry.WriteTimeout = time.Minute // a machine with much to do is no failing disk
+	}
 	h, err := hub.New(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
