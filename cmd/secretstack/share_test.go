@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -55,11 +56,13 @@ func newTestHub(t *testing.T) *testHub {
 
 // process is a command in a process of its own.
 type process struct {
-	t    *testing.T
-	cmd  *exec.Cmd
-	in   io.WriteCloser
-	out  *bufio.Reader
-	errs lockedBuffer
+	t     *testing.T
+	cmd   *exec.Cmd
+	in    io.WriteCloser
+	out   *bufio.Reader
+	errs  lockedBuffer
+	ended sync.Once
+	code  int // set by ended
 }
 
 func newProcess(t *testing.T, args ...string) *process {
@@ -115,9 +118,12 @@ func (p *process) object() map[string]any {
 
 // wait waits for the end, and returns the exit code.
 func (p *process) wait() int {
-	_, _ = io.Copy(io.Discard, p.out)
-	_ = p.cmd.Wait()
-	return p.cmd.ProcessState.ExitCode()
+	p.ended.Do(func() {
+		_, _ = io.Copy(io.Discard, p.out)
+		_ = p.cmd.Wait()
+		p.code = p.cmd.ProcessState.ExitCode()
+	})
+	return p.code
 }
 
 // interrupt ends it as Ctrl-C does.
