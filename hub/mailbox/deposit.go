@@ -71,7 +71,7 @@ func (m *Mailboxes) deposit(ctx context.Context, d Deposit) (Kept, error) {
 	select {
 	case m.places[k] <- struct{}{}:
 	case <-ctx.Done():
-		return Kept{}, context.Cause(ctx)
+		return Kept{}, ctx.Err()
 	case <-m.life.Done():
 		return Kept{}, ErrClosed
 	}

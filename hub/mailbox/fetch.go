@@ -59,7 +59,7 @@ func (m *Mailboxes) await(ctx context.Context, come <-chan struct{}) error {
 	case <-come:
 		return nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return ctx.Err()
 	case <-m.life.Done():
 		return ErrClosed
 	}

@@ -310,10 +310,22 @@ func (e *engine) follow(ctx context.Context, stream string, from uint64, headers
 // guard bounds one request to the engine: by the write timeout, and by the engine saying that it cannot write. The engine
 // answers nothing then.
 func (e *engine) guard(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, leave := detached(ctx)
 	ctx, stop := e.alarm.guard(ctx)
 	ctx, cancel := context.WithTimeoutCause(ctx, e.limits.WriteTimeout,
 		fmt.Errorf("no answer from the disk within %v%s", e.limits.WriteTimeout, e.alarm.said()))
-	return ctx, func() { cancel(); stop() }
+	return ctx, func() { cancel(); stop(); leave() }
+}
+
+// detached gives a context that ends when ctx does, and says no more than that: a caller's own reason, such as that its peer
+// has hung up, must not be taken for a failure of the engine.
+func detached(ctx context.Context) (context.Context, func()) {
+	own, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { cancel(ctx.Err()) })
+	return own, func() {
+		stop()
+		cancel(nil)
+	}
 }
 
 // failure says why a request to the engine failed. Everything but the caller's own giving up is ErrUnavailable.

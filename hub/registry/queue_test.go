@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -287,4 +288,31 @@ func TestDeletingFromAQueueFreesTheDisk(t *testing.T) {
 	if got := waiting(t, queue(t, open1(t, cfg), "mail"), ""); !slices.Equal(got, []string{"a/x=the next"}) {
 		t.Errorf("got %d", len(got))
 	}
+}
+
+// Whoever hangs up has a reason of his own, such as the end of his stream. The engine is not to be restarted for it.
+func TestDefectACallersReasonIsNoFailureOfTheEngine(t *testing.T) {
+	r := open1(t, config(t, t.TempDir()))
+	q := queue(t, r, "mail")
+	appended(t, q, "a", "x", "something")
+	bucket, err := r.Bucket(t.Context(), "list")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, hangUp := context.WithCancelCause(t.Context())
+	hangUp(io.EOF)
+	for what, f := range map[string]func() error{
+		"next":   func() error { _, err := q.Next(ctx, "a", 1); return err },
+		"append": func() error { _, err := q.Append(ctx, "a", "x", []byte("y")); return err },
+		"get":    func() error { _, err := bucket.Get(ctx, "k"); return err },
+		"put":    func() error { _, err := bucket.Put(ctx, "k", nil); return err },
+	} {
+		if err := f(); errors.Is(err, ErrUnavailable) || !errors.Is(err, context.Canceled) && !errors.Is(err, io.EOF) {
+			t.Errorf("%s gives %v", what, err)
+		}
+	}
+	if s := r.Status(); s.Err != nil {
+		t.Errorf("the status is %v", s.Err)
+	}
+	appended(t, q, "a", "x", "more") // by the same engine
 }
