@@ -58,6 +58,9 @@ func portOf(said string) string {
 	return said
 }
 
+// hubProfileVariable, in the environment, names the file for a hub's CPU profile.
+const hubProfileVariable = "SECRETSTACK_BENCH_HUBPROFILE"
+
 // serveHub serves a hub with a new folder, which is removed in the end, and answers with its memory.
 func serveHub(ctx context.Context, args []string) error {
 	dir, err := os.MkdirTemp("", "bench-hub-")
@@ -89,5 +92,9 @@ func serveHub(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Println(string(said))
-	return errors.Join(answerMemory(args), h.Close(ctx), <-served)
+	stopProfile, err := startProfile(os.Getenv(hubProfileVariable))
+	if err != nil {
+		return err
+	}
+	return errors.Join(answerMemory(args), stopProfile(), h.Close(ctx), <-served)
 }

@@ -28,6 +28,8 @@ type options struct {
 	heap    string
 	js      string
 	plan    plan
+
+	hubProfile string
 }
 
 func main() {
@@ -63,12 +65,13 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	asJSON := flags.Bool("json", false, "print every round as JSON instead of the table")
 	quiet := flags.Bool("quiet", false, "do not tell about the rounds on standard error")
 	profile := flags.String("cpuprofile", "", "write a CPU profile to `file`; use it with -only and -peer")
-	heap := flags.String("memprofile", "", "write a heap profile of the server of row idle to `file`")
+	heap := flags.String("memprofile", "", "write a heap profile of our server in the rows idle and 8 to `file`")
+	hubProfile := flags.String("hubprofile", "", "write a CPU profile of our hub, a process of its own, to `file`")
 	js := flags.String("js", "js", "`folder` of the JavaScript peers")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
 	}
-	opts := options{asJSON: *asJSON, profile: *profile, heap: *heap, js: *js}
+	opts := options{asJSON: *asJSON, profile: *profile, heap: *heap, js: *js, hubProfile: *hubProfile}
 	opts.plan = plan{Round: time.Duration(*seconds * float64(time.Second)), Rounds: *rounds, Peer: peer}
 	opts.plan.Say = func(format string, args ...any) { _, _ = fmt.Fprintf(stderr, format+"\n", args...) }
 	if *quiet {
@@ -89,6 +92,11 @@ func run(ctx context.Context, opts options, out io.Writer) error {
 	rows, err := selectRows(allRows(opts.js, opts.heap), opts.only)
 	if err != nil {
 		return err
+	}
+	if opts.hubProfile != "" {
+		if err := os.Setenv(hubProfileVariable, opts.hubProfile); err != nil {
+			return err
+		}
 	}
 	stopProfile, err := startProfile(opts.profile)
 	if err != nil {

@@ -137,15 +137,20 @@ func openPairs(ctx context.Context, r relay, n int) ([]io.Closer, error) {
 // flowAndCPU sends chunks through all pairs for d, and returns bytes a second, and the CPU time of a process in seconds a
 // GiB. The first tenth of d is not counted.
 func flowAndCPU(ctx context.Context, d time.Duration, pid int, pairs []io.Closer) (rate, perGiB float64, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	var moved atomic.Int64
+	var stop atomic.Bool
 	done := make(chan error, len(pairs))
 	var running sync.WaitGroup
 	defer running.Wait()
-	defer func() { drop(pairs...) }()
+	// Closing a busy socket waits for whoever uses it. So they stop first, and a thousand are closed at once.
+	defer func() {
+		stop.Store(true)
+		for _, p := range pairs {
+			running.Go(func() { drop(p) })
+		}
+	}()
 	for _, p := range pairs {
-		running.Go(func() { done <- p.(pair).flow(&moved) })
+		running.Go(func() { done <- p.(pair).flow(&moved, &stop) })
 	}
 	if err := pause(ctx, d/10, done); err != nil {
 		return 0, 0, err
@@ -158,15 +163,35 @@ func flowAndCPU(ctx context.Context, d time.Duration, pid int, pairs []io.Closer
 	to, took := moved.Load(), time.Since(start)
 	cpuTo, errTo := cpuOf(pid)
 	n := float64(to - from)
+	if n == 0 {
+		return 0, 0, errNothingMoved
+	}
 	return n / took.Seconds(), (cpuTo - cpuFrom).Seconds() / (n / gibibyte), errors.Join(errFrom, errTo)
 }
 
-// flow writes to one end and reads from the other until that fails.
-func (p pair) flow(moved *atomic.Int64) error {
+var errNothingMoved = errors.New("nothing came through")
+
+// flow writes to one end and reads from the other until that fails, or is to stop.
+func (p pair) flow(moved *atomic.Int64, stop *atomic.Bool) error {
 	return together(func() { drop(p) },
-		func() error { return writeChunks(p.a) },
+		func() error { return writeChunks(untilStopped{p.a, stop}) },
 		func() error { return readAll(p.b, func(n int) { moved.Add(int64(n)) }) },
 	)
+}
+
+// untilStopped is a writer that fails once it is stopped.
+type untilStopped struct {
+	io.Writer
+	stop *atomic.Bool
+}
+
+var errStopped = errors.New("stopped")
+
+func (w untilStopped) Write(p []byte) (int, error) {
+	if w.stop.Load() {
+		return 0, errStopped
+	}
+	return w.Writer.Write(p)
 }
 
 // matcher brings the two ends of a pair together when they come by different ways: the one that was asked for says a
