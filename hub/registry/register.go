@@ -47,9 +47,9 @@ func (r *Registry) commit(ctx context.Context, p *petition) (*entry, error) {
 		return nil, err
 	}
 	// The writer answers all that it has within two writes and the engine's way down.
-	patience := 2*r.cfg.Limits.WriteTimeout + r.cfg.Limits.CloseTimeout
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("%w: too much waits to be written", ErrUnavailable))
-	defer cancel()
+	// A context of its own would leave memory behind in ctx, which may be that of an idle courier.
+	late := time.NewTimer(2*r.cfg.Limits.WriteTimeout + r.cfg.Limits.CloseTimeout)
+	defer late.Stop()
 	req := &request{petition: p, answer: make(chan answer, 1)}
 	select {
 	case r.requests <- req:
@@ -57,6 +57,8 @@ func (r *Registry) commit(ctx context.Context, p *petition) (*entry, error) {
 		return nil, ErrClosed
 	case <-ctx.Done():
 		return nil, gaveUp(ctx)
+	case <-late.C:
+		return nil, errTooMuch
 	}
 	select {
 	case a := <-req.answer:
@@ -64,6 +66,8 @@ func (r *Registry) commit(ctx context.Context, p *petition) (*entry, error) {
 	case <-r.done:
 	case <-ctx.Done():
 		return nil, gaveUp(ctx)
+	case <-late.C:
+		return nil, errTooMuch
 	}
 	select {
 	case a := <-req.answer: // the last thing the writer did
@@ -73,13 +77,9 @@ func (r *Registry) commit(ctx context.Context, p *petition) (*entry, error) {
 	}
 }
 
-func gaveUp(ctx context.Context) error {
-	cause := context.Cause(ctx)
-	if errors.Is(cause, ErrUnavailable) {
-		return cause
-	}
-	return fmt.Errorf("registry: register: %w", cause)
-}
+var errTooMuch = fmt.Errorf("%w: too much waits to be written", ErrUnavailable)
+
+func gaveUp(ctx context.Context) error { return fmt.Errorf("registry: register: %w", context.Cause(ctx)) }
 
 // work is the writer: the only goroutine that writes to the log, and the one that replaces an engine that fails.
 func (r *Registry) work() {
