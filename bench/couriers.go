@@ -168,19 +168,6 @@ func connectingRow(key string) row {
 	}
 }
 
-// registrationRow is how many new couriers a hub can register natively a second, with everything that belongs to it.
-func registrationRow(key string) row {
-	return row{
-		Key: key, Title: "registrations, native", Unit: "couriers/s",
-		Ours: peer{
-			Name:  oursName,
-			Note:  "connecting with a new key, as above, signing, and an id that is on disk when the answer comes",
-			Start: connects(startServer(roleHub, ""), dialCourier),
-		},
-		Peers: []peer{limit("the limit", registrationsPerSecond)},
-	}
-}
-
 // comingBackRow is how many couriers that have an id can publish themselves again a second.
 func comingBackRow(key string) row {
 	return row{
