@@ -79,7 +79,9 @@ func (r *Registry) commit(ctx context.Context, p *petition) (*entry, error) {
 
 var errTooMuch = fmt.Errorf("%w: too much waits to be written", ErrUnavailable)
 
-func gaveUp(ctx context.Context) error { return fmt.Errorf("registry: register: %w", context.Cause(ctx)) }
+func gaveUp(ctx context.Context) error {
+	return fmt.Errorf("registry: register: %w", context.Cause(ctx))
+}
 
 // work is the writer: the only goroutine that writes to the log, and the one that replaces an engine that fails.
 func (r *Registry) work() {
