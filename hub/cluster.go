@@ -25,7 +25,7 @@ const nodeSecretFile = "node-secret"
 // use the hub, and about Domain.
 //
 // Couriers are found and reached whichever node they are connected to: by circuits, and by HTTP at their ids. Rooms are of one
-// node each, and the quotas of mailboxes are counted by each node for itself.
+// node each, and the quotas of mailboxes are approximate.
 type Cluster struct {
 	// Credential is what the operator has given to every node. The hub's identity is in it.
 	Credential *credential.Credential

@@ -66,6 +66,7 @@ type fakeHub struct {
 	invite     string                         // asked for, if any
 	couriers   map[[32]byte]*secretstack.Peer // the latest connection of each
 	published  chan *secretstack.Peer
+	more       func(s *secretstack.Setup) error // adds methods; nil: there are no others
 }
 
 var ids = []string{"7y-6ro-3z", "aa-bbb-cc", "dd-eee-ff", "gg-hhh-jj"}
@@ -75,9 +76,15 @@ type world struct{ *memnet.Network }
 
 func (w world) hub(t *testing.T, name string) *fakeHub {
 	t.Helper()
+	return w.hubWith(t, name, nil)
+}
+
+// hubWith starts a hub with more methods: those of mailboxes.
+func (w world) hubWith(t *testing.T, name string, more func(s *secretstack.Setup) error) *fakeHub {
+	t.Helper()
 	f := &fakeHub{
 		t: t, id: identity(t, name), dead: make(chan struct{}), records: map[[32]byte]claim.Receipt{},
-		couriers: map[[32]byte]*secretstack.Peer{}, published: make(chan *secretstack.Peer, 64),
+		couriers: map[[32]byte]*secretstack.Peer{}, published: make(chan *secretstack.Peer, 64), more: more,
 	}
 	f.start(w, name)
 	return f
@@ -85,9 +92,17 @@ func (w world) hub(t *testing.T, name string) *fakeHub {
 
 func (f *fakeHub) start(w world, name string) {
 	f.t.Helper()
-	plugin := secretstack.NewPlugin(secretstack.Info{Name: "hub", Permissions: secretstack.Anonymous("publish", "reset", "whois", "status")},
+	permitted := secretstack.Anonymous("publish", "reset", "whois", "status")
+	if f.more != nil {
+		permitted = secretstack.Anonymous("publish", "reset", "whois", "status", "deposit", "allow", "mailbox", "acknowledge", "mailboxStatus")
+	}
+	plugin := secretstack.NewPlugin(secretstack.Info{Name: "hub", Permissions: permitted},
 		func(_ context.Context, s *secretstack.Setup) error {
-			return errors.Join(
+			var err error
+			if f.more != nil {
+				err = f.more(s)
+			}
+			return errors.Join(err,
 				muxrpc.HandleAsync(s, "publish", f.publish),
 				muxrpc.HandleAsync(s, "reset", f.reset),
 				muxrpc.HandleAsync(s, "whois", f.whois),
