@@ -50,8 +50,8 @@
 //
 // # Memory
 //
-// A mailbox in which something waits takes about 400 bytes, here and in the engine; an empty one its place in the engine's
-// index of lists, about 200. Lists of senders stay on the disk. Nothing runs for a mailbox unless its owner reads it live.
+// Measured with 100,000 mailboxes, one takes about 220 bytes in the engine's index, and about 600 more, here and there, while
+// something waits in it. Lists of senders stay on the disk. Nothing runs for a mailbox unless its owner reads it live.
 //
 // # Expiry
 //
