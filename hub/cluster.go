@@ -24,8 +24,8 @@ const nodeSecretFile = "node-secret"
 // Cluster makes a hub one of several processes that are one hub, docs/PROTOCOL.md §15. Their Config says the same about who may
 // use the hub, and about Domain.
 //
-// Couriers are found and reached whichever node they are connected to: by circuits, and by HTTP at their ids. Rooms are of one
-// node each, and the quotas of mailboxes are approximate.
+// Couriers are found and reached whichever node they are connected to, by circuits and by HTTP at their ids, and have one
+// mailbox, whose quotas are approximate. Rooms, and couriers of Secrez, are reached through the node that they have connected to.
 type Cluster struct {
 	// Credential is what the operator has given to every node. The hub's identity is in it.
 	Credential *credential.Credential
@@ -105,13 +105,17 @@ func (h *Hub) openCluster(ctx context.Context) error {
 	h.nodes.elsewhere = map[tokenName]*ticket{}
 	h.nodes.web = map[[keys.PublicKeySize]byte]*remoteCourier{}
 	h.nodes.conns = map[net.Conn]struct{}{}
+	appKey, err := c.Credential.AppKey()
+	if err != nil {
+		return fmt.Errorf("hub: %w", err)
+	}
 	var config net.ListenConfig
 	ln, err := config.Listen(ctx, "tcp", c.Links)
 	if err != nil {
 		return fmt.Errorf("hub: %w", err)
 	}
 	h.nodes.node, err = cluster.Open(ctx, cluster.Config{
-		Bus: h.registry, Name: c.Name, Identity: h.nodes.identity, AppKey: c.Credential.AppKey(), Listener: ln,
+		Bus: h.registry, Name: c.Name, Identity: h.nodes.identity, AppKey: appKey, Listener: ln,
 		Advertise: c.AdvertiseLinks, Release: h.cfg.Version, Answer: h.answerNode, Serve: h.serveLink, Load: h.load,
 		Limits: c.Limits, Logger: h.log,
 	})

@@ -103,10 +103,9 @@ func (n *Node) receive() {
 	for {
 		select {
 		case m := <-n.inbox:
-			switch {
-			case m.Subject == subjectHello:
+			if m.Subject == subjectHello {
 				n.hear(m)
-			default:
+			} else {
 				n.question(m)
 			}
 		case <-n.life.Done():

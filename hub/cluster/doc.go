@@ -1,6 +1,6 @@
 // Package cluster lets the nodes of a hub find and reach each other's couriers.
 //
-//	n, err := cluster.Open(ctx, cluster.Config{Bus: registry, Name: "hub-1", Identity: node, AppKey: credential.AppKey(), ...})
+//	n, err := cluster.Open(ctx, cluster.Config{Bus: registry, Name: "hub-1", Identity: node, AppKey: appKey, ...})
 //	if err != nil {
 //		return err // ErrVersion: a node that this one cannot work with is there
 //	}

@@ -5,7 +5,7 @@
 //	err = c.Save("cluster")             // on the first node; the same file is given to the others
 //	c, err = credential.Load("cluster") // on each
 //	config, err := c.TLS(node, "hub-1") // for the connections of the storage engine
-//	appKey := c.AppKey()                // for those of the nodes' own
+//	appKey, err := c.AppKey()           // for those of the nodes' own
 //
 // From the secret every node derives the same authority, which no machine stores, and signs a certificate for its own key
 // with it. Two nodes trust that authority and nothing else, whatever the clock says. See docs/PROTOCOL.md §15.
@@ -162,27 +162,31 @@ func Parse(b []byte) (*Credential, error) {
 }
 
 // derive makes a key from the secret for one purpose. The name takes part, so that two clusters never share one.
-func (c *Credential) derive(label string) []byte {
+func (c *Credential) derive(label string) ([]byte, error) {
 	key, err := hkdf.Key(sha256.New, c.secret[:], nil, label+"\x00"+c.name, sha256.Size)
 	if err != nil {
-		panic(err) // the length is a constant that the hash allows
+		return nil, fmt.Errorf("credential: derive a key: %w", err)
 	}
-	return key
+	return key, nil
 }
 
 // AppKey is the network of the nodes' own connections. Whoever does not have the credential cannot say a word on it.
-func (c *Credential) AppKey() keys.AppKey {
-	key, err := keys.NewAppKey(c.derive(appKeyLabel))
+func (c *Credential) AppKey() (keys.AppKey, error) {
+	key, err := c.derive(appKeyLabel)
 	if err != nil {
-		panic(err) // it has the length
+		return keys.AppKey{}, err
 	}
-	return key
+	return keys.NewAppKey(key)
 }
 
 // TLS says how a node with a key and a name proves itself to the others, and they to it. TLS 1.3 with certificates on both
 // sides; the authority derived from the secret is the only one that counts.
 func (c *Credential) TLS(node *keys.Identity, name string) (*tls.Config, error) {
-	authority := ed25519.NewKeyFromSeed(c.derive(authorityLabel))
+	seed, err := c.derive(authorityLabel)
+	if err != nil {
+		return nil, err
+	}
+	authority := ed25519.NewKeyFromSeed(seed)
 	root, err := c.authority(authority)
 	if err != nil {
 		return nil, err
