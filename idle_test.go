@@ -12,7 +12,7 @@ import (
 // TestIdlePeersTakeLittleMemory: a hub has ten thousand of them. One takes about five KiB of heap and stack; the limit
 // leaves room for the race detector, and catches a stack that stays large or a buffer that is kept.
 func TestIdlePeersTakeLittleMemory(t *testing.T) {
-	const peers, limit = 300, 10 << 10
+	const peers, limit = 300, 14 << 10
 	stack := stackOf(t, secretstack.Options{}, testPlugin())
 	cfg := quiet(t, "bob")
 	cfg.MaxPeersPerKey = -1

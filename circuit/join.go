@@ -42,6 +42,7 @@ type Link struct {
 	a, b     net.Conn
 	idle     time.Duration
 	pool     *Pool
+	ownsPool bool   // nobody else has it: it ends with the link
 	stopA    func() // ends the watch over a
 	stopB    func() // ends the watch over b
 	fromA    atomic.Uint64
@@ -65,10 +66,11 @@ func Join(a, b net.Conn, cfg JoinConfig) *Link {
 	if cfg.Vanished == 0 {
 		cfg.Vanished = DefaultVanished
 	}
-	if cfg.Pool == nil {
+	own := cfg.Pool == nil
+	if own {
 		cfg.Pool = new(Pool)
 	}
-	l := &Link{a: a, b: b, idle: cfg.Idle, pool: cfg.Pool, finished: make(chan struct{})}
+	l := &Link{a: a, b: b, idle: cfg.Idle, pool: cfg.Pool, ownsPool: own, finished: make(chan struct{})}
 	l.stopA = Watch(a, cfg.Vanished, func() { l.vanished(a) })
 	l.stopB = Watch(b, cfg.Vanished, func() { l.vanished(b) })
 	return l
@@ -88,6 +90,9 @@ func (l *Link) vanished(conn net.Conn) {
 // either connection. It is called once.
 func (l *Link) Run() error {
 	defer close(l.finished)
+	if l.ownsPool {
+		defer func() { _ = l.pool.Close() }()
+	}
 	l.startIdling()
 	back := make(chan struct{})
 	go func() {

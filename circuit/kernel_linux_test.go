@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -200,6 +201,27 @@ func TestIdleLinksHoldNoPipes(t *testing.T) {
 	for descriptors(t) > before {
 		// Closing takes some moments as well.
 	}
+}
+
+func TestALinkWithAPoolOfItsOwnLeavesNothing(t *testing.T) {
+	before := descriptors(t)
+	for range 20 {
+		a, hubA := kinds["tcp"](t)
+		b, hubB := kinds["tcp"](t)
+		j := &joined{link: Join(hubA, hubB, JoinConfig{}), a: a, b: b}
+		go func() { _ = j.link.Run() }()
+		roundTrip(t, j)
+		a.Close()
+		b.Close()
+		<-j.link.Done()
+	}
+	for range 10_000 {
+		if descriptors(t) <= before {
+			return
+		}
+		time.Sleep(time.Millisecond) // closing takes some moments
+	}
+	t.Errorf("%d descriptors are left", descriptors(t)-before)
 }
 
 func roundTrip(t *testing.T, j *joined) {

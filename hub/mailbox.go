@@ -247,8 +247,10 @@ func (h *Hub) toldMail(err error) error {
 		}
 	}
 	switch {
-	case errors.Is(err, mailbox.ErrSize), errors.Is(err, mailbox.ErrList):
-		return refusal(native.BadRequest, err.Error())
+	case errors.Is(err, mailbox.ErrSize):
+		return refusal(native.BadRequest, "the envelope has none of the sizes that envelopes have")
+	case errors.Is(err, mailbox.ErrList):
+		return refusal(native.BadRequest, "the list of senders is too long or malformed")
 	case errors.Is(err, mailbox.ErrClosed):
 		err = errDraining
 	}

@@ -53,6 +53,7 @@ func (c Config) differs(other Config) (names []string) {
 		{"Identity", other.Identity.IsZero() || !c.Identity.IsZero() && c.Identity.Public().Equal(other.Identity.Public())},
 		{"AppKey", c.AppKey.Equal(other.AppKey)},
 		{"Name", c.Name == other.Name},
+		{"Version", c.Version == other.Version},
 		{"Listen", slices.Equal(c.Listen, other.Listen)},
 		{"Domain", c.Domain == other.Domain},
 		{"Secure", c.Secure == other.Secure},

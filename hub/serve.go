@@ -23,6 +23,9 @@ func (h *Hub) Serve(ctx context.Context, more ...net.Listener) error {
 	}
 	for _, ln := range more {
 		if err := h.intake.advertise(ctx, ln, h.cfg.Domain); err != nil {
+			for _, ln := range listeners {
+				_ = ln.Close()
+			}
 			return err
 		}
 	}

@@ -48,7 +48,7 @@ func (c *script) Close() error                { close(c.closed); return nil }
 func TestIdleSessionTakesLittleMemory(t *testing.T) {
 	// A hub holds thousands of sessions that do nothing. One takes about 4 KiB, half of it the stack of its
 	// goroutine; the limit leaves room for the race detector and catches buffers that are kept.
-	const sessions, limit = 2000, 8 << 10
+	const sessions, limit = 2000, 12 << 10
 	mux := vectorMux(t)
 	used := func() uint64 {
 		runtime.GC()

@@ -77,7 +77,8 @@ func isCobraUsage(err error) bool {
 // packages are the names that begin the errors of our own packages.
 var packages = []string{"secretstack: ", "multiserver: ", "muxrpc: ", "keys: ", "tunnel: ", "room: ", "shs: ",
 	"courier: ", "store: ", "card: ", "envelope: ", "words: ", "hubclient: ", "circuit: ", "share: ",
-	"hub: ", "registry: ", "admission: ", "vhost: ", "cert: "}
+	"hub: ", "registry: ", "admission: ", "vhost: ", "cert: ", "secrezapi: ", "secrez: ", "mailbox: ", "circuits: ", "admin: ",
+	"claim: ", "rotation: ", "boxstream: "}
 
 // plain returns the text of err without the names of our packages before it, which tell a person nothing. It leaves the
 // rest as it is, because that may be somebody else's text.

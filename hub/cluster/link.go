@@ -199,7 +199,7 @@ func (l *incoming) answer(refusal error) (net.Conn, error) {
 	if l.bare {
 		var b [1]byte
 		if _, err := io.ReadFull(l.raw, b[:]); err != nil || b[0] != goByte {
-			return nil, errors.Join(ErrUnreachable, err)
+			return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 		}
 	}
 	if !l.stop() {

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -66,7 +67,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	case <-n.ready:
 		err = n.meet(ctx)
 	case <-ctx.Done():
-		err = errors.Join(ErrUnreachable, context.Cause(ctx))
+		err = fmt.Errorf("%w: %w", ErrUnreachable, context.Cause(ctx))
 	}
 	if err != nil {
 		return nil, errors.Join(err, n.Close())

@@ -2,6 +2,7 @@ package hubclient
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -63,7 +64,7 @@ func (c *circuitConn) reason(err error) error {
 }
 
 // errVanished is what a circuit fails with whose hub does not answer any more, as far as the system can tell.
-var errVanished = errors.Join(errors.New("the hub of the circuit does not answer any more"), circuit.ErrVanished)
+var errVanished = fmt.Errorf("the hub of the circuit does not answer any more: %w", circuit.ErrVanished)
 
 // CloseWrite ends what is sent, as far as the connection has halves.
 func (c *circuitConn) CloseWrite() error {

@@ -24,7 +24,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -132,12 +131,6 @@ func Load(path string) (*Credential, error) {
 		return nil, fmt.Errorf("%w (%s)", err, path)
 	}
 	return c, nil
-}
-
-// Exists reports whether there is a file at path.
-func Exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // Parse reads the contents of a file. Its error is [ErrFile].
