@@ -160,7 +160,7 @@ func (c *Courier) start(ctx context.Context) error {
 		secretstack.TransportPlugin(unix.New(unix.Options{})),
 		secretstack.TransportPlugin(onion.New(onion.Options{})),
 		secretstack.NoAuthPlugin(),
-		tunnel.Plugin(tunnel.Config{}),
+		tunnel.Plugin(tunnel.Config{DialOnly: true}), // a room tells everybody who is in it
 		hubclient.Plugin(hubclient.Config{Hubs: c.cfg.Hubs, Rotations: rotations, Handler: c.secrez.public}),
 		c.cfg.Plugins, c.plugin(), c.controlPlugin(),
 	)

@@ -114,8 +114,10 @@ func (in *intake) add(ctx context.Context, b []byte) error {
 		}
 		in.states, in.pending = append(in.states, ""), append(in.pending, m)
 		err := in.flush(ctx)
-		in.courier.allowMail(ctx)
-		in.courier.engine.met(in.from)
+		if len(in.states) > 0 && in.states[len(in.states)-1] == answerDelivered { // a stranger's changes nothing, and costs nothing
+			in.courier.allowMail(ctx)
+			in.courier.engine.met(in.from)
+		}
 		return err
 	}
 	mayBring, err := in.courier.mayBring(ctx, in.from, m)

@@ -163,7 +163,6 @@ func (c *Courier) takeMail(ctx context.Context, batch []hubclient.Mail) (done []
 			done = append(done, mail) // nobody can do anything with it
 			continue
 		}
-		rotated = rotated || m.Kind == envelope.Rotation
 		messages, from = append(messages, m), append(from, mail)
 	}
 	for len(messages) > 0 {
@@ -172,6 +171,7 @@ func (c *Courier) takeMail(ctx context.Context, batch []hubclient.Mail) (done []
 			return done, err
 		}
 		for i, t := range taken {
+			rotated = rotated || messages[i].Kind == envelope.Rotation && t.Err == nil && t.State == store.Delivered
 			if !errors.Is(t.Err, store.ErrFull) { // what there is no room for waits at the hub
 				done = append(done, from[i])
 			}

@@ -198,7 +198,7 @@ func saveFile(ctx context.Context, g *globals, c *courier.Client, f messagesFlag
 	if err := out.Close(); err != nil {
 		return err
 	}
-	fmt.Fprintln(g.err, "written to", path)
+	fmt.Fprintln(g.err, "written to", printable(path))
 	return nil
 }
 
@@ -209,7 +209,7 @@ func fileName(ctx context.Context, c *courier.Client, message int64) (string, er
 			return "", err
 		}
 		if m.ID == message && m.File != nil {
-			return m.File.Name, nil
+			return strings.TrimLeft(m.File.Name, "."), nil // nothing that a shell or another program would read by itself
 		}
 	}
 	return "", fmt.Errorf("there is no file in message %d", message)

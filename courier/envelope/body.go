@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/secretstack/secretstack/keys/rotation"
@@ -99,7 +100,9 @@ func ParseFileInfo(body []byte) (FileInfo, error) {
 func checkName(name string) error {
 	switch {
 	case name == "" || name == "." || name == ".." || len(name) > MaxName || !utf8.ValidString(name),
-		strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f || strings.ContainsRune(`/\:`, r) }):
+		strings.ContainsFunc(name, func(r rune) bool {
+			return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || strings.ContainsRune(`/\:`, r)
+		}):
 		return fmt.Errorf("%w: name of a file", ErrMalformed)
 	}
 	return nil

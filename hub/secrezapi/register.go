@@ -163,6 +163,9 @@ func (h *Handler) register(ctx context.Context, f form, addr netip.Addr, s site)
 	if f.reset && !ask.reset {
 		return registered{}, errUnsignedReset
 	}
+	if err := meantForHub(payload); err != nil {
+		return registered{}, err
+	}
 	at, mine := h.attempts.begin(payload.Digest())
 	if !mine {
 		return h.repeat(ctx, at, payload)
@@ -171,6 +174,22 @@ func (h *Handler) register(ctx context.Context, f form, addr netip.Addr, s site)
 	defer func() { h.attempts.end(at, res, err) }()
 	res, err = h.attempt(ctx, ask)
 	return res, err
+}
+
+// meantForHub refuses what was signed for somebody else: whoever is sent a message, or a request to a courier, has its
+// signature and could otherwise register with it. The couriers of Secrez sign {"action":{"name":"publish"}} for both.
+func meantForHub(payload *secrez.Payload) error {
+	var message json.RawMessage
+	if there, err := payload.Field("message", &message); err != nil || there {
+		return secrez.ErrPayload
+	}
+	var action struct {
+		Name string `json:"name"`
+	}
+	if there, err := payload.Field("action", &action); err != nil || there && action.Name != "publish" {
+		return secrez.ErrPayload
+	}
+	return nil
 }
 
 // repeat gives the answer that the same registration got, or is about to get, as long as it is true.

@@ -300,6 +300,21 @@ func TestSecurityRow15SecretsNeedNotBeInAddresses(t *testing.T) {
 	}
 }
 
+func TestWhatWasSignedForACourierIsNoRegistration(t *testing.T) {
+	w := newWorld(t, nil)
+	alice := account(t, "alice")
+	for _, body := range []map[string]any{
+		{"message": "c2VhbGVk"},
+		{"message": nil},
+		{"action": map[string]any{"name": "send"}},
+		{"action": map[string]any{}},
+		{"action": "publish"},
+	} {
+		refuses(t, w.get(query(w.sign(alice, body))), 400, "Wrong parameters")
+	}
+	w.register(w.sign(alice, map[string]any{"action": map[string]any{"name": "publish"}}))
+}
+
 func TestSecurityRow16AResetMustBeSigned(t *testing.T) {
 	w := newWorld(t, nil)
 	alice := account(t, "alice")

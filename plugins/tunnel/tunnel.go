@@ -29,6 +29,9 @@ type Config struct {
 	// MaxTunnels is how many tunnels a room that the app has connected to may have open to it. One that has connected to
 	// the app may have 16, or fewer if this is less. Zero: 256.
 	MaxTunnels int `json:"maxTunnels"`
+	// DialOnly says that the app reaches others through rooms and is in none itself: nobody there learns of it, and nobody
+	// reaches it through them.
+	DialOnly bool `json:"dialOnly"`
 }
 
 const (
@@ -105,8 +108,10 @@ func initTunnel(s *secretstack.Setup, cfg Config) error {
 		return err
 	}
 	s.Export(a)
-	s.OnConnect(a.look)
-	s.OnDisconnect(a.leave)
+	if !cfg.DialOnly {
+		s.OnConnect(a.look)
+		s.OnDisconnect(a.leave)
+	}
 	if err := s.Transport(&transport{a}, defaults()); err != nil {
 		return err
 	}

@@ -428,6 +428,24 @@ func TestAppsThatDialledUsMayBeRooms(t *testing.T) {
 	inRoom(t, portal, alice)
 }
 
+func TestWhoOnlyDialsIsInNoRoomAndReachesThoseWhoAre(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		portal := w.app(t, "portal", room.Plugin(room.Config{}))
+		alice := w.app(t, "alice", tunnel.Plugin(tunnel.Config{DialOnly: true}))
+		bob := w.app(t, "bob", tunnel.Plugin(tunnel.Config{}))
+		connect(t, alice, portal)
+		connect(t, bob, portal)
+		synctest.Wait()
+		if rooms := attendant(bob).Rooms(); len(rooms) != 1 || len(rooms[0].Attendants) != 0 {
+			t.Errorf("bob sees %v", rooms)
+		}
+		if _, err := alice.Connect(t.Context(), tunnel.Address(portal.ID(), bob.ID()).String()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestAttendantsAreFollowed(t *testing.T) {
 	bob, carol := ref(t, "bob"), ref(t, "carol")
 	state := map[string]any{"type": "state", "ids": []string{ref(t, "alice"), bob, "rubbish"}}
