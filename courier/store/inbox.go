@@ -23,8 +23,8 @@ const (
 
 // Taken is what has become of a message that has come.
 type Taken struct {
-	// State is Delivered for a message that is kept or was before, Held for one that waits in the request box, or would if
-	// its sender were not blocked.
+	// State is Delivered for a message that is kept or was before, or would be if the contact were not blocked; Held for one
+	// that waits in the request box, or would if the stranger were not blocked.
 	State State
 	// Err is [ErrFull] for a stranger's message when the request box takes no more, [ErrRefused] for what its sender may not
 	// send, however often.
@@ -79,8 +79,10 @@ func (s *Store) receive(ctx context.Context, tx *sql.Tx, m *envelope.Signed, way
 	if err != nil {
 		return 0, err
 	}
-	if c.Blocked {
-		return Held, nil
+	if c.Blocked { // it is not told, and does not bring the message again
+		hash := m.Hash()
+		_, err := tx.ExecContext(ctx, `INSERT INTO seen(hash) VALUES (?) ON CONFLICT DO NOTHING`, hash[:])
+		return Delivered, err
 	}
 	return Delivered, s.take(ctx, tx, c.ID, m, way)
 }
