@@ -108,15 +108,14 @@ type chatModel struct {
 	index    map[int64]int // of messages, by ID
 	history  viewport.Model
 	input    textarea.Model
-	trouble  string // why the last line could not be sent
+	trouble  string   // why the last line could not be sent
+	unsent   []string // what was typed and is not sent yet, the oldest first: that one is under way
+	leaving  bool     // the owner leaves when all of it is sent
 	width    int
 }
 
-// sentMsg says how sending a text went.
-type sentMsg struct {
-	text string
-	err  error
-}
+// sentMsg says how sending the oldest text went.
+type sentMsg struct{ err error }
 
 func newChatModel(name string, send func(text string) error) *chatModel {
 	input := textarea.New()
@@ -146,18 +145,11 @@ func (m *chatModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		m.show(msg)
 		return m, nil
 	case sentMsg:
-		m.trouble = ""
-		if msg.err != nil {
-			m.trouble = msg.err.Error()
-			if m.input.Value() == "" {
-				m.input.SetValue(msg.text) // nothing that was typed is lost
-			}
-		}
-		return m, nil
+		return m, m.sent(msg.err)
 	case tea.KeyPressMsg:
 		switch msg.String() {
 		case "ctrl+c", "ctrl+d":
-			return m, tea.Quit
+			return m, m.leave()
 		case "enter":
 			return m, m.submit()
 		case "pgup", "pgdown":
@@ -171,15 +163,54 @@ func (m *chatModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	return m, cmd
 }
 
-// submit sends what was typed.
+// submit sends what was typed, when all that was typed before is sent: commands run side by side.
 func (m *chatModel) submit() tea.Cmd {
 	text := strings.TrimSpace(m.input.Value())
 	if text == "" {
 		return nil
 	}
 	m.input.Reset()
-	send := m.send
-	return func() tea.Msg { return sentMsg{text, send(text)} }
+	m.unsent = append(m.unsent, text)
+	if len(m.unsent) > 1 {
+		return nil
+	}
+	return m.sendOldest()
+}
+
+func (m *chatModel) sendOldest() tea.Cmd {
+	send, text := m.send, m.unsent[0]
+	return func() tea.Msg { return sentMsg{send(text)} }
+}
+
+// sent goes on with the next text, or gives back what could not be sent, so that nothing that was typed is lost.
+func (m *chatModel) sent(err error) tea.Cmd {
+	m.trouble = ""
+	if err != nil {
+		m.trouble = err.Error()
+		if typed := m.input.Value(); typed != "" {
+			m.unsent = append(m.unsent, typed)
+		}
+		m.input.SetValue(strings.Join(m.unsent, "\n"))
+		m.unsent, m.leaving = nil, false
+		return nil
+	}
+	m.unsent = m.unsent[1:]
+	switch {
+	case len(m.unsent) > 0:
+		return m.sendOldest()
+	case m.leaving:
+		return tea.Quit
+	}
+	return nil
+}
+
+// leave ends the conversation when all is sent, or at once if asked twice.
+func (m *chatModel) leave() tea.Cmd {
+	if len(m.unsent) == 0 || m.leaving {
+		return tea.Quit
+	}
+	m.leaving = true
+	return nil
 }
 
 // resize fits everything into the terminal.
