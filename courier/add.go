@@ -44,7 +44,7 @@ func (c *Courier) addContact(ctx context.Context, r addRequest) (Contact, error)
 	if err != nil {
 		return Contact{}, err
 	}
-	c.allowMail(ctx)
+	c.contactsChanged(ctx)
 	c.engine.met(known.Key)
 	out := c.contactFrom(known)
 	out.Warning = warning

@@ -443,7 +443,7 @@ func (c *Courier) removeContact(ctx context.Context, r contactRequest) (muxrpc.N
 	if err != nil {
 		return muxrpc.None{}, err
 	}
-	defer c.allowMail(ctx)
+	defer c.contactsChanged(ctx)
 	return muxrpc.None{}, c.store.RemoveContact(ctx, known.ID)
 }
 
@@ -452,7 +452,7 @@ func (c *Courier) blockContact(ctx context.Context, r contactRequest) (muxrpc.No
 	if err != nil {
 		return muxrpc.None{}, err
 	}
-	defer c.allowMail(ctx)
+	defer c.contactsChanged(ctx)
 	return muxrpc.None{}, c.store.BlockContact(ctx, known.ID, r.Block)
 }
 
@@ -486,7 +486,7 @@ func (c *Courier) acceptRequest(ctx context.Context, r contactRequest) (Contact,
 	for _, request := range all {
 		if request.Key.Equal(r.Key) {
 			known, err := c.store.AddContact(ctx, store.Contact{Key: r.Key, Name: r.NewName})
-			c.allowMail(ctx)
+			c.contactsChanged(ctx)
 			c.engine.wake()
 			return c.contactFrom(known), err
 		}

@@ -115,7 +115,8 @@ type Courier struct {
 	secrez  *secrezSide
 	started time.Time
 	allowed atomic.Pointer[[]byte] // the digest of who may leave mail at hubs
-	closing chan struct{}          // closed when the app begins to close
+	book    *book
+	closing chan struct{} // closed when the app begins to close
 }
 
 // Start starts a courier. It is running when Start returns; it ends with [Courier.Close]. The error is
@@ -136,7 +137,7 @@ func Start(ctx context.Context, cfg Config) (*Courier, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Courier{cfg: cfg, store: s, started: cfg.Store.Now(), closing: make(chan struct{})}
+	c := &Courier{cfg: cfg, store: s, started: cfg.Store.Now(), book: newBook(s), closing: make(chan struct{})}
 	if err := c.start(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

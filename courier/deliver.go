@@ -65,6 +65,7 @@ func (c *Courier) plugin() secretstack.Plugin {
 	}, func(_ context.Context, s *secretstack.Setup) error {
 		routes := []Route{&direct{s.App(), append([]Dialer{addresses{s.App()}, circuits{s.App()}}, c.cfg.Dialers...)}}
 		c.engine = newEngine(c.cfg, c.store, append(append(routes, c.cfg.Routes...), mailRoute{s.App(), c.cfg.Identity}, secrezRoute{c.secrez}))
+		s.Export(c.book)
 		s.Go(c.engine.run)
 		c.startMail(s)
 		s.OnClose(sync.OnceFunc(func() { close(c.closing) }))
@@ -115,7 +116,7 @@ func (in *intake) add(ctx context.Context, b []byte) error {
 		in.states, in.pending = append(in.states, ""), append(in.pending, m)
 		err := in.flush(ctx)
 		if len(in.states) > 0 && in.states[len(in.states)-1] == answerDelivered { // a stranger's changes nothing, and costs nothing
-			in.courier.allowMail(ctx)
+			in.courier.contactsChanged(ctx)
 			in.courier.engine.met(in.from)
 		}
 		return err

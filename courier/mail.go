@@ -179,7 +179,7 @@ func (c *Courier) takeMail(ctx context.Context, batch []hubclient.Mail) (done []
 		messages, from = messages[len(taken):], from[len(taken):]
 	}
 	if rotated {
-		c.allowMail(ctx)
+		c.contactsChanged(ctx)
 	}
 	return done, nil
 }
@@ -191,6 +191,12 @@ func (c *Courier) open(sealed []byte) (*envelope.Signed, error) {
 		m, err = envelope.Open(c.cfg.Former[i], sealed)
 	}
 	return m, err
+}
+
+// contactsChanged tells everybody who has to know that the contacts may be others now.
+func (c *Courier) contactsChanged(ctx context.Context) {
+	c.book.change()
+	c.allowMail(ctx)
 }
 
 // allowMail tells the hubs who may leave mail: whoever has the token of a contact, and strangers a little.

@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -46,7 +47,7 @@ a port of their own that leads here. What passes is encrypted from end to end; t
   ./path/of/socket   a unix socket
 
 While your courier runs, share uses its connection to the hub, and --allow takes the names of your contacts; without
---allow all of them may connect. Without a courier name a hub with --hub, and who may connect by their keys.
+--allow all of them may connect. Whom you block or remove is cut off at once. Without a courier name a hub with --hub, and who may connect by their keys.
 
 With --http a web server is published for everybody at an address of its own at the hub.`,
 		Example: `  secretstack share 3000 --allow bob
@@ -188,9 +189,7 @@ func shareByCourier(ctx context.Context, g *globals, f shareFlags, t target, c *
 // publish is the request to share.
 func (f *finder) publish(ctx context.Context, flags shareFlags, t target) (share.Publish, []string, error) {
 	p := share.Publish{Name: nameOf(flags.name, t), Target: t.network + ":" + t.address}
-	var shown []string
-	var err error
-	p.Allow, p.Anyone, shown, err = f.allowed(ctx, flags.allow)
+	shown, err := f.allow(ctx, &p, flags.allow)
 	if err == nil && len(shown) == 0 {
 		err = usagef("you have no contacts who could connect: add some, or name keys with --allow, or --allow anyone")
 	}
@@ -353,7 +352,7 @@ func (s *sharing) explain(err error) error {
 func (s *sharing) announce() error {
 	if s.json {
 		return json.NewEncoder(s.out).Encode(map[string]any{
-			"type": share.Shared, "name": s.publish.Name, "target": s.target.address, "address": s.address, "allow": keysOf(s.publish.Allow), "anyone": s.publish.Anyone,
+			"type": share.Shared, "name": s.publish.Name, "target": s.target.address, "address": s.address, "allow": keysOf(slices.Concat(s.publish.Allow, s.publish.Contacts)), "anyone": s.publish.Anyone,
 		})
 	}
 	state := ""

@@ -438,6 +438,40 @@ func TestFriendsShareByName(t *testing.T) {
 	}
 }
 
+// TestWhoeverIsBlockedOrRemovedIsCutOff has a contact in mid-stream.
+func TestWhoeverIsBlockedOrRemovedIsCutOff(t *testing.T) {
+	h := newTestHub(t)
+	alice, bob := newHome(t, "--name", "Alice", "--hub", h.address), newHome(t, "--name", "Bob", "--hub", h.address)
+	alice.do("contact", "add", "bob", bob.card())
+	bob.do("contact", "add", "alice", alice.card())
+	service := echoService(t, "tcp", "127.0.0.1:0")
+	newProcess(t, "share", service, "--name", "all", "--json", "--root", alice.root).object()
+	newProcess(t, "share", service, "--name", "one", "--json", "--root", alice.root, "--allow", "bob").object()
+	for _, end := range []string{"block", "remove"} {
+		var running []*process
+		for _, name := range []string{"all", "one"} {
+			c := newProcess(t, "connect", "alice/"+name, "-", "--root", bob.root)
+			_, _ = io.WriteString(c.in, "hello\n")
+			if got := c.line(); got != "HELLO\n" {
+				t.Fatalf("%s: got %q", name, got)
+			}
+			running = append(running, c)
+		}
+		alice.do("contact", end, "bob")
+		for _, c := range running {
+			if code := c.wait(); code != exitFailed {
+				t.Errorf("%s: a connection ended with %d: %s", end, code, c.errs.String())
+			}
+		}
+		if r := bob.try("", "connect", "alice/one", "-"); r.code != exitFailed || !strings.Contains(r.err, "alice shares nothing with you") {
+			t.Errorf("%s: %d, %q", end, r.code, r.err)
+		}
+		if end == "block" {
+			alice.do("contact", "unblock", "bob")
+		}
+	}
+}
+
 func TestAWebServerIsPublished(t *testing.T) {
 	web := httpServer(t, func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%s %s from %s", r.Method, r.URL.Path, r.Header.Get("X-Forwarded-For"))

@@ -168,34 +168,36 @@ func (f *finder) byID(ctx context.Context, text string, id secrez.ID) (whom, err
 	return whom{}, explainCircuit(errors.Join(errs...), text)
 }
 
-// allowed turns what was given with --allow into keys.
-func (f *finder) allowed(ctx context.Context, names []string) (allow []keys.PublicKey, anyone bool, shown []string, err error) {
+// allow sets who may connect from what was given with --allow, and returns it as it is shown.
+func (f *finder) allow(ctx context.Context, p *share.Publish, names []string) (shown []string, err error) {
 	for _, name := range names {
 		key, bad := keys.ParsePublicKey(name)
 		switch {
 		case name == "anyone":
-			return nil, true, []string{"anyone who has the address"}, nil
+			p.Anyone = true
+			return []string{"anyone who has the address"}, nil
 		case bad == nil:
-			allow, shown = append(allow, key), append(shown, key.Short()+"…")
+			p.Allow, shown = append(p.Allow, key), append(shown, key.Short()+"…")
 			continue
 		case f.courier == nil:
-			return nil, false, nil, usagef("--allow takes keys such as @….ed25519, or anyone; names of contacts only while your courier runs, and %q is none", name)
+			return nil, usagef("--allow takes keys such as @….ed25519, or anyone; names of contacts only while your courier runs, and %q is none", name)
 		}
 		contacts, err := f.courier.Contacts(ctx)
 		if err != nil {
-			return nil, false, nil, ownersText(err)
+			return nil, ownersText(err)
 		}
+		p.AllContacts = p.AllContacts || name == "contacts"
 		found := false
 		for _, c := range contacts {
 			if (c.Name == name || name == "contacts") && !c.Blocked {
-				allow, shown, found = append(allow, c.Key), append(shown, c.Name), true
+				p.Contacts, shown, found = append(p.Contacts, c.Key), append(shown, c.Name), true
 			}
 		}
 		if !found && name != "contacts" {
-			return nil, false, nil, usagef("--allow: there is no contact %q", name)
+			return nil, usagef("--allow: there is no contact %q", name)
 		}
 	}
-	return allow, false, shown, nil
+	return shown, nil
 }
 
 // explainCircuit says in a person's words why a peer cannot be reached, and what to do. shown is the peer.

@@ -7,8 +7,10 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
 )
@@ -25,10 +27,23 @@ type Publish struct {
 	// Allow are the keys of those who may connect. Anyone lets everybody who has the peer's address.
 	Allow  []keys.PublicKey `json:"allow,omitempty"`
 	Anyone bool             `json:"anyone,omitempty"`
+	// Contacts are keys of contacts who may connect for as long as they are contacts, with the key that they have then.
+	// AllContacts lets all whom the owner has then. Both need [Contacts].
+	Contacts    []keys.PublicKey `json:"contacts,omitempty"`
+	AllContacts bool             `json:"allContacts,omitempty"`
 }
 
-// Service is the service that is asked for.
-func (p Publish) Service() (Service, error) {
+// Contacts knows the owner's contacts. The plugin finds it among what other plugins of the app export. Who is blocked, or
+// comes with a key that a contact has given up, may not connect, whatever is asked for.
+type Contacts interface {
+	// Contact finds the contact who has the key, or has had it. present is the contact's key now, zero for nobody's.
+	Contact(ctx context.Context, key keys.PublicKey) (present keys.PublicKey, blocked bool, err error)
+	// ContactsChanged gives a channel that is closed with the next change of any of it.
+	ContactsChanged() <-chan struct{}
+}
+
+// service is the service that is asked for, until ctx ends. No contacts are known if known is nil.
+func (p Publish) service(ctx context.Context, known Contacts) (Service, error) {
 	sv := Service{Name: p.Name}
 	network, where, _ := strings.Cut(p.Target, ":")
 	switch network {
@@ -42,10 +57,39 @@ func (p Publish) Service() (Service, error) {
 	default:
 		return sv, muxrpc.Errorf("%q is neither tcp:HOST:PORT nor unix:PATH", p.Target)
 	}
-	sv.Allow = func(peer keys.PublicKey) bool {
-		return p.Anyone || slices.ContainsFunc(p.Allow, peer.Equal)
+	switch {
+	case known != nil:
+		sv.Allow = func(peer keys.PublicKey) bool { return p.allows(ctx, known, peer) }
+	case p.AllContacts || len(p.Contacts) > 0:
+		return sv, muxrpc.Errorf("there are no contacts here: name keys")
+	default:
+		sv.Allow = p.names
 	}
 	return sv, nil
+}
+
+// names reports whether a peer may connect whoever it is.
+func (p Publish) names(peer keys.PublicKey) bool {
+	return p.Anyone || slices.ContainsFunc(p.Allow, peer.Equal)
+}
+
+// allows reports whether a peer may connect now.
+func (p Publish) allows(ctx context.Context, known Contacts, peer keys.PublicKey) bool {
+	present, blocked, err := known.Contact(ctx, peer)
+	switch {
+	case err != nil || blocked:
+		return false
+	case present.IsZero():
+		return p.names(peer)
+	case !present.Equal(peer):
+		return false
+	case p.AllContacts || p.names(peer):
+		return true
+	}
+	return slices.ContainsFunc(p.Contacts, func(key keys.PublicKey) bool {
+		now, _, err := known.Contact(ctx, key)
+		return err == nil && now.Equal(peer)
+	})
 }
 
 // mount adds what programs of the owner call.
@@ -59,7 +103,12 @@ func (s *Shares) publish(ctx context.Context, p Publish) iter.Seq2[Event, error]
 	return func(yield func(Event, error) bool) {
 		const backlog = 256
 		events := make(chan Event, backlog)
-		sv, err := p.Service()
+		var following sync.WaitGroup
+		defer following.Wait()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		known, _ := secretstack.Find[Contacts](s.app)
+		sv, err := p.service(ctx, known)
 		if err != nil {
 			yield(Event{}, err)
 			return
@@ -71,13 +120,27 @@ func (s *Shares) publish(ctx context.Context, p Publish) iter.Seq2[Event, error]
 			default: // whoever does not listen misses something
 			}
 		}
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
 		if err := s.Share(ctx, sv); err != nil {
 			yield(Event{}, told(err))
 			return
 		}
+		if known != nil {
+			following.Go(func() { s.follow(ctx, known, sv.Name) })
+		}
 		s.tellEvents(ctx, events, sv.Meter, func(e Event) bool { return yield(e, nil) })
+	}
+}
+
+// follow cuts the connections of those who may not connect any more, until ctx ends.
+func (s *Shares) follow(ctx context.Context, known Contacts, name string) {
+	for {
+		changed := known.ContactsChanged()
+		s.Recheck(name)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -81,10 +81,16 @@ func tooLong(a answer) bool {
 
 // connect joins a visitor with the service.
 func (s *Shares) connect(ctx context.Context, sv *service, conn *multiserver.Conn, number uint64) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(sv.ctx, cancel) // it is not shared any more
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(sv.ctx, func() { cancel(nil) }) // it is not shared any more
 	defer stop()
+	defer s.begin(number, &visit{conn.Remote(), sv, cancel})()
+	if !sv.Allow(conn.Remote()) { // since we were not known to Recheck when it was asked
+		_ = writeMessage(conn, answer{Status: Denied})
+		sv.tell(Event{Type: Refused, Peer: conn.Remote(), Conn: number})
+		return
+	}
 	local, err := s.dial(ctx, sv)
 	if err != nil {
 		_ = writeMessage(conn, answer{Status: Down})

@@ -74,7 +74,7 @@ type Service struct {
 	Name string
 	// Dial connects to the service. See [TCP] and [Unix].
 	Dial func(ctx context.Context) (net.Conn, error)
-	// Allow says who may connect. It is asked for each connection. Nil: nobody may.
+	// Allow says who may connect. It is asked for each connection, perhaps twice, and by [Shares.Recheck]. Nil: nobody may.
 	Allow func(peer keys.PublicKey) bool
 	// Watch is told of every connection, in the order of what happens to it, and must not block. Nil: nobody is.
 	Watch func(e Event)
@@ -135,8 +135,8 @@ func Plugin(cfg Config) secretstack.Plugin {
 			return errors.New("share: no plugin exports streams")
 		}
 		sh := &Shares{
-			cfg: cfg, streams: streams, log: s.Logger(), closing: make(chan struct{}),
-			services: map[string]*service{}, perPeer: map[[32]byte]int{},
+			cfg: cfg, app: s.App(), streams: streams, log: s.Logger(), closing: make(chan struct{}),
+			services: map[string]*service{}, perPeer: map[[32]byte]int{}, visits: map[uint64]*visit{},
 		}
 		s.Export(sh)
 		s.OnClose(func() { close(sh.closing) })
@@ -147,6 +147,7 @@ func Plugin(cfg Config) secretstack.Plugin {
 // Shares is what an app shares, and its way to what others do.
 type Shares struct {
 	cfg     Config
+	app     *secretstack.App
 	streams Streams
 	log     *slog.Logger
 	closing chan struct{} // closed when the app begins to close
@@ -156,6 +157,14 @@ type Shares struct {
 	conns    int                 // guarded by mu
 	perPeer  map[[32]byte]int    // guarded by mu: conns
 	numbers  uint64              // guarded by mu: connections so far
+	visits   map[uint64]*visit   // guarded by mu: connections to services, by number
+}
+
+// visit is a connection to a service.
+type visit struct {
+	peer keys.PublicKey
+	sv   *service
+	cut  context.CancelCauseFunc
 }
 
 // service is a shared service. Its context ends when it is not shared any more.
@@ -198,6 +207,38 @@ func (s *Shares) Share(ctx context.Context, sv Service) error {
 		}
 	})
 	return nil
+}
+
+// errNotAllowed is why a connection is cut.
+var errNotAllowed = errors.New("share: the peer may not connect any more")
+
+// Recheck asks anew who may connect to the service of a name, and cuts the connections of those who may not.
+func (s *Shares) Recheck(name string) {
+	s.mu.Lock()
+	var all []*visit
+	for _, v := range s.visits {
+		if v.sv.Name == name {
+			all = append(all, v)
+		}
+	}
+	s.mu.Unlock()
+	for _, v := range all {
+		if !v.sv.Allow(v.peer) {
+			v.cut(errNotAllowed)
+		}
+	}
+}
+
+// begin makes a connection known to Recheck until the returned function is called.
+func (s *Shares) begin(number uint64, v *visit) (end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.visits[number] = v
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.visits, number)
+	}
 }
 
 // allowed returns the services that a peer may connect to, by name.
