@@ -616,6 +616,45 @@ func TestConnectionsToOneselfAreNeverIdle(t *testing.T) {
 	})
 }
 
+func TestSessionsTogetherHoldNoMoreThanTheApps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const buffered, packet, peers, streams = 1 << 20, 64 << 10, 10, 30
+		hold := secretstack.NewPlugin(secretstack.Info{Name: "hold", Permissions: secretstack.Anonymous("all")},
+			func(_ context.Context, s *secretstack.Setup) error {
+				return muxrpc.HandleSink(s, "all", func(ctx context.Context, _ muxrpc.None, _ iter.Seq2[[]byte, error]) error {
+					<-ctx.Done()
+					return nil
+				})
+			})
+		stack := memStack(t, hold)
+		cfg := memConfig(t, "bob")
+		cfg.MaxBuffered, cfg.Limits.MaxPacket, cfg.Limits.SlowReaderGrace = buffered, packet, time.Hour
+		alice, bob := start(t, stack, memConfig(t, "alice")), start(t, stack, cfg)
+		for range peers {
+			p := connect(t, alice, bob)
+			for range streams {
+				w, err := muxrpc.Sink[[]byte](t.Context(), p, "hold.all")
+				if err != nil {
+					t.Fatal(err)
+				}
+				go func() {
+					for w.Send(t.Context(), make([]byte, packet/2)) == nil {
+					}
+				}()
+			}
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		held := 0
+		for _, p := range bob.Peers() {
+			held += p.Stats().Buffered
+		}
+		if held < buffered/2 || held > buffered+peers*2*packet {
+			t.Errorf("%d bytes are held", held)
+		}
+	})
+}
+
 func TestStartsContextEndsTheApp(t *testing.T) {
 	leakCheck(t)
 	ctx, cancel := context.WithCancel(t.Context())

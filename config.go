@@ -30,6 +30,8 @@ const (
 	DefaultMaxPeers = 16384
 	// DefaultMaxPeersPerKey is how many of them have the same key.
 	DefaultMaxPeersPerKey = 16
+	// DefaultMaxBuffered is how many bytes the sessions of an app together hold of what their peers have sent.
+	DefaultMaxBuffered = 256 << 20
 )
 
 // Config says who an app is, where it listens and within what limits. The zero value starts an app with a new identity
@@ -70,6 +72,9 @@ type Config struct {
 	// came in, which a peer that has lost its connections may still have. The app's own key is exempt. Zero:
 	// DefaultMaxPeersPerKey. Negative: any number.
 	MaxPeersPerKey int
+	// MaxBuffered is how many bytes all sessions together hold of what their peers have sent and nobody has taken yet, the
+	// first 64 KiB of each aside: see [muxrpc.Budget]. Zero: DefaultMaxBuffered. Negative: any number.
+	MaxBuffered int
 	// Limits bound every session; each field documents its zero value. CloseTimeout is also the grace of [App.Close].
 	Limits muxrpc.Limits
 	// Logger gets what went wrong and why. Nil: slog.Default().
@@ -259,6 +264,7 @@ type resolved struct {
 	maxPending int
 	maxPeers   int
 	maxPerKey  int
+	budget     *muxrpc.Budget
 	limits     muxrpc.Limits
 	log        *slog.Logger
 	settings   *settings
@@ -275,6 +281,7 @@ func (c *Config) resolve(defaults Settings, entries []entry) (*resolved, error) 
 		r.log = slog.Default()
 	}
 	r.maxPerKey = bound(c.MaxPeersPerKey, DefaultMaxPeersPerKey)
+	r.budget = muxrpc.NewBudget(bound(c.MaxBuffered, DefaultMaxBuffered))
 	if r.dir == "" {
 		r.dir, _ = s.global["path"].(string)
 	}

@@ -95,6 +95,7 @@ func (a *App) admit(conn *multiserver.Conn, isClient bool) (*Peer, error) {
 		Permissions: a.permissions(conn.Auth(), isClient),
 		Peer:        p,
 		Limits:      a.cfg.limits,
+		Budget:      a.cfg.budget,
 		Logger:      a.peerLog,
 	})
 	onConnect, surplus := a.enter(p)

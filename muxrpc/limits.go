@@ -62,8 +62,14 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// limits are what bounds a session.
+type limits struct {
+	Limits
+	budget *Budget
+}
+
 // sharedLimits returns l in memory that sessions of the Mux share, as long as their limits are the same.
-func (m *Mux) sharedLimits(l Limits) *Limits {
+func (m *Mux) sharedLimits(l limits) *limits {
 	if m == nil {
 		return &l
 	}

@@ -50,7 +50,7 @@ type Mux struct {
 	mu          sync.Mutex               // serialises changes
 	table       atomic.Pointer[muxTable] // replaced as a whole by each change
 	permissions atomic.Pointer[compiled] // those of the latest session
-	limits      atomic.Pointer[Limits]   // likewise
+	limits      atomic.Pointer[limits]   // likewise
 }
 
 // muxTable is never changed after it was published.

@@ -37,6 +37,7 @@ func (s *Session) readPackets() bool {
 			s.readEnded(readError(err))
 			return false
 		}
+		s.arrived()
 		s.dispatch(h, Value{h.Type, body})
 		if s.reader.Buffered() == 0 {
 			return true
@@ -147,7 +148,8 @@ func (s *Session) handleStream(h packetstream.Header, v Value) {
 
 // handleItem queues one item for the reader of a stream, as soon as there is room. Called with mu held.
 func (s *Session) handleItem(st *stream, v Value) {
-	if !s.awaitRoom(st) {
+	cost := packetCost(len(v.Bytes))
+	if !s.awaitRoom(st, cost) {
 		return
 	}
 	if !v.Kind.Valid() {
@@ -155,21 +157,21 @@ func (s *Session) handleItem(st *stream, v Value) {
 		return
 	}
 	st.arrived.push(v.Kind, v.Bytes)
-	cost := packetCost(len(v.Bytes))
 	st.held += cost
 	s.buffered += cost
+	s.account()
 	if st.timer != nil {
 		st.awaitEnd() // once more: the peer has more to send
 	}
 	st.changed.broadcast()
 }
 
-// awaitRoom waits until there is room for an item of st, and reports whether anybody still wants it. While it waits
+// awaitRoom waits until there is room for an item of st that costs so much, and reports whether anybody still wants it. While it waits
 // nothing is read, so the peer is held back; but a stream whose reader makes the session wait for SlowReaderGrace in all
 // before it has taken half of its buffer is ended. Called with mu held. See docs/PROTOCOL.md §5.1.
-func (s *Session) awaitRoom(st *stream) bool {
+func (s *Session) awaitRoom(st *stream, cost int) bool {
 	for {
-		full := s.fullStream(st)
+		full := s.fullStream(st, cost)
 		if full == nil {
 			return st.recvErr == nil && !st.deaf
 		}
@@ -185,14 +187,14 @@ func (s *Session) awaitRoom(st *stream) bool {
 
 // fullStream returns the stream that has to be read before an item of st can be taken: st itself, or the one that holds
 // most if all together hold too much. It returns nil if there is room. Called with mu held.
-func (s *Session) fullStream(st *stream) *stream {
+func (s *Session) fullStream(st *stream, cost int) *stream {
 	if st.recvErr != nil || st.deaf {
 		return nil
 	}
 	if st.held >= s.limits.StreamBuffer {
 		return st
 	}
-	if s.buffered < s.limits.SessionBuffer {
+	if s.buffered < s.limits.SessionBuffer && s.mayHold(cost) {
 		return nil
 	}
 	fullest := st
@@ -213,6 +215,9 @@ func (s *Session) fullStream(st *stream) *stream {
 
 // pause waits for room, and returns how long it took. Called with mu held; nothing is read meanwhile.
 func (s *Session) pause(limit time.Duration) time.Duration {
+	if s.limits.budget != nil {
+		limit = min(limit, budgetLook) // others may have made the room
+	}
 	start := time.Now()
 	timeout := time.NewTimer(limit)
 	defer timeout.Stop()

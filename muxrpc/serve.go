@@ -104,13 +104,14 @@ func (s *Session) admitCall(in *inbound) error {
 	}
 	s.handlers++
 	s.arguments += in.size
+	s.account()
 	s.start(in)
 	return nil
 }
 
 // fitsArguments reports whether the session may hold the arguments of one more call. Called with mu held.
 func (s *Session) fitsArguments(size int) bool {
-	return s.arguments == 0 || s.arguments+size <= s.limits.SessionBuffer
+	return s.arguments == 0 || s.arguments+size <= s.limits.SessionBuffer && s.mayHold(size)
 }
 
 // serveCall runs the handler of an async or sync call and answers, even if the handler exits its goroutine.
@@ -149,8 +150,9 @@ func (in *inbound) callServed() {
 	defer s.mu.Unlock()
 	s.handlers--
 	s.arguments -= in.size
+	s.account()
 	s.callsServed++
-	if s.handlers == 0 || s.callsServed >= (s.limits.MaxHandlers+1)/2 {
+	if s.handlers == 0 || int(s.callsServed) >= (s.limits.MaxHandlers+1)/2 {
 		s.callsStalled, s.callsServed = 0, 0
 	}
 	s.room.broadcast()
@@ -202,6 +204,7 @@ func (s *Session) admitStream(in *inbound) error {
 	}
 	s.serving++
 	s.arguments += in.size
+	s.account()
 	in.st = s.newStream(-in.id, in.Type)
 	in.ctx, in.st.cancel = context.WithCancelCause(&s.ctx)
 	if in.st.reads() {
@@ -243,6 +246,7 @@ func (in *inbound) streamServed(err error) {
 	in.st.abort(err)
 	s.serving--
 	s.arguments -= in.size
+	s.account()
 	s.room.broadcast()
 	s.idle.broadcast()
 }

@@ -19,13 +19,14 @@ type Options struct {
 	Permissions Permissions  // which of it; the zero value refuses nothing. See Session.SetPermissions
 	Peer        any          // who the other end is, for handlers to ask with PeerFrom
 	Limits      Limits       // the zero value stands for the defaults
+	Budget      *Budget      // what the session shares with others; nil bounds nothing
 	Logger      *slog.Logger // where failures of handlers go that the peer must not see, with their contexts; nil discards them
 }
 
 // Session is a connection to a peer, which may call and serve. All its methods may be called concurrently.
 type Session struct {
 	conn   io.ReadWriteCloser
-	limits *Limits // never changed
+	limits *limits // never changed
 	mux    *Mux
 	peer   any
 	log    *slog.Logger
@@ -47,18 +48,18 @@ type Session struct {
 
 // state is everything about a session that changes. Guarded by Session.mu.
 type state struct {
-	lastID int32
-	calls  map[int32]call    // ours, by the id of the request
-	mine   map[int32]*stream // streams we opened, by the id of the request
-	theirs map[int32]*stream // streams the peer opened, by the id of the request
-	used   idWindow          // ids of the peer's requests
-	unread map[*stream]bool  // streams that are over and hold what was not read
+	lastID      int32
+	callsServed int32             // see callsStalled
+	calls       map[int32]call    // ours, by the id of the request
+	mine        map[int32]*stream // streams we opened, by the id of the request
+	theirs      map[int32]*stream // streams the peer opened, by the id of the request
+	used        idWindow          // ids of the peer's requests
+	unread      map[*stream]bool  // streams that are over and hold what was not read
 
 	handlers     int           // async and sync calls of the peer being served
 	serving      int           // streams of the peer whose handler has not returned
 	arguments    int           // bytes of the requests of both
-	callsStalled time.Duration // how long reading from the peer has paused for want of handlers…
-	callsServed  int           // …since half of MaxHandlers calls were served; how many were since
+	callsStalled time.Duration // how long reading has paused for want of handlers, since half of MaxHandlers were served
 
 	closing  bool          // Close was called: no new calls
 	ended    bool          // no calls at all; the goodbye is on its way
@@ -69,6 +70,8 @@ type state struct {
 	done     chan struct{} // closed when it is over; made when somebody asks for it
 
 	buffered int // cost of what arrived for streams and was not read
+	arriving int // bytes that the body of a large packet may have, which has arrived in part
+	taken    int // from the Budget
 	credit   credit
 	out      outbox
 	crew     crew
@@ -83,7 +86,7 @@ type state struct {
 func New(ctx context.Context, conn io.ReadWriteCloser, opts Options) *Session {
 	s := &Session{
 		conn:   conn,
-		limits: opts.Mux.sharedLimits(opts.Limits.withDefaults()),
+		limits: opts.Mux.sharedLimits(limits{opts.Limits.withDefaults(), opts.Budget}),
 		mux:    opts.Mux,
 		peer:   opts.Peer,
 		log:    opts.Logger,
@@ -294,6 +297,7 @@ func (s *Session) hangUp(reason error) {
 	defer s.mu.Unlock()
 	_ = s.waitIdle(context.Background(), func() bool { return s.out.isIdle() && s.readDone })
 	s.over = true
+	s.account()
 	if s.done != nil {
 		close(s.done)
 	}

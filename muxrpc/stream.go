@@ -191,6 +191,7 @@ func (st *stream) release() {
 func (st *stream) free(n int) {
 	st.held -= n
 	st.s.buffered -= n
+	st.s.account()
 	st.progress += n
 	if st.held == 0 || st.progress >= st.s.limits.StreamBuffer/2 {
 		st.stalled, st.progress = 0, 0

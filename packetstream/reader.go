@@ -61,8 +61,12 @@ type Reader struct {
 	owned bool  // body has memory of its own, it is no part of the buffer
 }
 
+// bodyGrower is what NewReader says of a source.
+type bodyGrower interface{ GrowBody(n int) error }
+
 // NewReader returns a Reader that reads packets from src and refuses bodies over max bytes. A max of zero means
-// DefaultMaxBody.
+// DefaultMaxBody. If src has a method GrowBody(n int) error, it is called before the memory for a body of which a part has
+// arrived becomes larger than 64 KiB, with the new size. It may wait, and an error of it ends the Reader.
 func NewReader(src io.Reader, max uint32) *Reader {
 	if max == 0 {
 		max = DefaultMaxBody
@@ -165,7 +169,13 @@ func (r *Reader) readDirect(n int) error {
 			r.body, r.owned = body, true
 			return nil
 		}
-		grown := make([]byte, min(n, 2*have))
+		size := min(n, 2*have)
+		if g, ok := r.src.(bodyGrower); ok {
+			if err := g.GrowBody(size); err != nil {
+				return err
+			}
+		}
+		grown := make([]byte, size)
 		copy(grown, body)
 		Recycle(body)
 		body = grown
