@@ -214,7 +214,7 @@ func (a *Attendant) replaced(r *room, ids []string) (all bool) {
 	defer a.mu.Unlock()
 	before := r.present
 	a.kept -= len(before)
-	r.present = make(map[[32]byte]presence, min(len(ids), maxAttendants))
+	r.present = make(map[[32]byte]presence)
 	all = true
 	for _, id := range ids {
 		key, ok := a.other(id)
