@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/secretstack/secretstack/muxrpc"
 )
@@ -105,6 +108,24 @@ func mergeSets(sets map[string]muxrpc.Permissions, added map[string]muxrpc.Permi
 		set.Deny = union(set.Deny, p.Deny, prefix)
 		sets[name] = set
 	}
+}
+
+// checkPermissions fails for the first entry of a plugin's permissions that names no method, nor anything above one: it
+// would allow or deny nothing, which is never what was meant.
+func (a *App) checkPermissions(entries []entry) error {
+	methods := a.mux.Manifest().Methods()
+	for _, e := range entries {
+		for _, set := range slices.Sorted(maps.Keys(e.info.Permissions)) {
+			p := e.info.Permissions[set]
+			for _, name := range slices.Concat(p.Allow, p.Deny) {
+				name = prefixed(e.mount, name)
+				if !slices.ContainsFunc(methods, func(m string) bool { return m == name || strings.HasPrefix(m, name+".") }) {
+					return fmt.Errorf("secretstack: plugin %q has permissions (%q) for the method %q, which no plugin has", e.label(), set, name)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func union(set, added []string, prefix string) []string {

@@ -128,6 +128,9 @@ func (a *App) start(ctx context.Context, entries []entry) error {
 		}
 	}
 	a.advance(opening)
+	if err := a.checkPermissions(entries); err != nil {
+		return err
+	}
 	if err := a.applyHooks(); err != nil {
 		return err
 	}

@@ -232,6 +232,68 @@ func decodeInto(value, into any) error {
 	return json.Unmarshal(text, into)
 }
 
+// kinds are what settings can be, in the words of an error.
+const (
+	isText   = "text"
+	isObject = "an object"
+	isMillis = "a number of milliseconds"
+)
+
+// knownKinds says what the global settings that the app itself reads have to be. What else they must be is said where
+// they are read.
+var knownKinds = [...]struct {
+	path []string
+	kind string
+}{
+	{[]string{"path"}, isText},
+	{[]string{"host"}, isText},
+	{[]string{"seed"}, isText},
+	{[]string{"appKey"}, isText},
+	{[]string{"keys"}, isObject},
+	{[]string{"keys", "private"}, isText},
+	{[]string{"caps"}, isObject},
+	{[]string{"caps", "shs"}, isText},
+	{[]string{"timeout"}, isMillis},
+	{[]string{"timers"}, isObject},
+	{[]string{"timers", "inactivity"}, isMillis},
+	{[]string{"timers", "handshake"}, isMillis},
+	{[]string{"connections"}, isObject},
+}
+
+// checkKinds fails for the first of the known settings that is something else.
+func (s *settings) checkKinds() error {
+	for _, known := range knownKinds {
+		value := at(s.global, known.path...)
+		if value != nil && !isKind(value, known.kind) {
+			return fmt.Errorf("secretstack: settings: %s is not %s", strings.Join(known.path, "."), known.kind)
+		}
+	}
+	return nil
+}
+
+func isKind(value any, kind string) (ok bool) {
+	switch kind {
+	case isText:
+		_, ok = value.(string)
+	case isObject:
+		_, ok = value.(map[string]any)
+	case isMillis:
+		_, ok = millis(value)
+	}
+	return ok
+}
+
+// millis reads milliseconds, or the decimal text of them, as JavaScript does.
+func millis(value any) (time.Duration, bool) {
+	ms, ok := value.(float64)
+	if text, isString := value.(string); isString {
+		parsed, err := strconv.ParseFloat(text, 64)
+		ms, ok = parsed, err == nil && !math.IsNaN(parsed)
+	}
+	const most = 1e12 // 31 years
+	return time.Duration(min(max(ms, -1), most) * float64(time.Millisecond)), ok
+}
+
 // at returns the value at a path of global settings, or nil.
 func at(value any, path ...string) any {
 	for _, key := range path {
@@ -276,6 +338,9 @@ func (c *Config) resolve(defaults Settings, entries []entry) (*resolved, error) 
 		return nil, err
 	}
 	s.hide(entries)
+	if err := s.checkKinds(); err != nil {
+		return nil, err
+	}
 	r := &resolved{dir: c.Dir, maxPending: c.MaxPending, maxPeers: bound(c.MaxPeers, DefaultMaxPeers), limits: c.Limits, log: c.Logger, settings: s}
 	if r.log == nil {
 		r.log = slog.Default()
@@ -368,10 +433,10 @@ func (c *Config) resolveInactivity(s *settings) time.Duration {
 	case c.Inactivity > 0:
 		return c.Inactivity
 	}
-	ms, given := at(s.global, "timers", "inactivity").(float64)
+	limit, given := millis(at(s.global, "timers", "inactivity"))
 	switch {
-	case given && ms > 0:
-		return time.Duration(ms * float64(time.Millisecond))
+	case given && limit > 0:
+		return limit
 	case given && !s.flat: // secret-stack 8: not positive means never; 6 takes the default instead
 		return 0
 	}
@@ -383,8 +448,8 @@ func (c *Config) resolveHandshake(s *settings) time.Duration {
 		return c.HandshakeTimeout
 	}
 	for _, value := range []any{s.global["timeout"], at(s.global, "timers", "handshake")} {
-		if ms, ok := value.(float64); ok && ms > 0 {
-			return time.Duration(ms * float64(time.Millisecond))
+		if limit, ok := millis(value); ok && limit > 0 {
+			return limit
 		}
 	}
 	return 0

@@ -131,7 +131,16 @@ func TestSettingsThatDoNotFitAreErrors(t *testing.T) {
 		"bad app key":      {secretstack.Settings{"appKey": "%"}, "not an app key"},
 		"short app key":    {secretstack.Settings{"appKey": "YWJj"}, "app key"},
 		"bad port":         {secretstack.Settings{"port": "eight"}, "port is not a number"},
-		"bad connections":  {secretstack.Settings{"connections": 3}, "connections"},
+		"bad connections":  {secretstack.Settings{"connections": 3}, "connections is not an object"},
+		"bad path":         {secretstack.Settings{"global": map[string]any{"path": 3}}, "settings: path is not text"},
+		"bad host":         {secretstack.Settings{"global": map[string]any{"host": []string{"::"}}}, "settings: host is not text"},
+		"bad timers":       {secretstack.Settings{"global": map[string]any{"timers": 3}}, "settings: timers is not an object"},
+		"bad inactivity":   {secretstack.Settings{"timers": map[string]any{"inactivity": "x"}}, "settings: timers.inactivity is not a number of milliseconds"},
+		"bad handshake":    {secretstack.Settings{"timers": map[string]any{"handshake": true}}, "settings: timers.handshake is not a number of milliseconds"},
+		"bad timeout":      {secretstack.Settings{"timeout": map[string]any{}}, "settings: timeout is not a number of milliseconds"},
+		"bad keys":         {secretstack.Settings{"keys": "x"}, "settings: keys is not an object"},
+		"bad caps":         {secretstack.Settings{"caps": "x"}, "settings: caps is not an object"},
+		"app key, number":  {secretstack.Settings{"appKey": 3}, "settings: appKey is not text"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := withSettings(t, test.settings)

@@ -32,7 +32,7 @@ type Info struct {
 	// Mount is the prefix of the plugin's methods where that is not its name. Empty: the name. Plugins may share one.
 	Mount string
 	// Permissions adds to the app's permission sets, by the name of the set; the entries get the plugin's prefix.
-	// "anonymous" is the set of everybody. Nil: adds nothing, and nobody but the app itself and the peers to whom an
+	// [Stack.Start] fails when one names no method that is mounted. "anonymous" is the set of everybody. Nil: adds nothing, and nobody but the app itself and the peers to whom an
 	// auth hook gives more may call the plugin.
 	Permissions map[string]muxrpc.Permissions
 }

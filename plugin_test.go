@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"reflect"
 	"slices"
@@ -198,13 +200,14 @@ func TestPluginsMayShareAPrefix(t *testing.T) {
 
 // TestPermissionsOfPluginsAreJoined is the original's test "merge": a union, with prefixes.
 func TestPermissionsOfPluginsAreJoined(t *testing.T) {
-	with := func(name string, sets map[string]muxrpc.Permissions) secretstack.Plugin {
-		return secretstack.NewPlugin(secretstack.Info{Name: name, Permissions: sets}, func(context.Context, *secretstack.Setup) error { return nil })
+	with := func(name string, sets map[string]muxrpc.Permissions, methods ...string) secretstack.Plugin {
+		return secretstack.NewPlugin(secretstack.Info{Name: name, Permissions: sets},
+			func(_ context.Context, s *secretstack.Setup) error { return noop(s, methods...) })
 	}
 	app := start(t, memStack(t,
-		with("foo", map[string]muxrpc.Permissions{"anonymous": {Allow: []string{"s", "s"}, Deny: []string{"x"}}, "master": {Allow: []string{"a"}}}),
-		with("bar-baz", map[string]muxrpc.Permissions{"anonymous": {Allow: []string{"t"}}, "master": {Deny: []string{"a"}}}),
-		with("", map[string]muxrpc.Permissions{"anonymous": {Allow: []string{"root"}}}),
+		with("foo", map[string]muxrpc.Permissions{"anonymous": {Allow: []string{"s", "s"}, Deny: []string{"x"}}, "master": {Allow: []string{"a"}}}, "s", "x", "a.b"),
+		with("bar-baz", map[string]muxrpc.Permissions{"anonymous": {Allow: []string{"t"}}, "master": {Deny: []string{"a"}}}, "t", "a"),
+		with("", map[string]muxrpc.Permissions{"anonymous": {Allow: []string{"root"}}}, "root"),
 	), memConfig(t, "alice"))
 	for set, want := range map[string]muxrpc.Permissions{
 		"anonymous": {Allow: []string{"manifest", "foo.s", "barBaz.t", "root"}, Deny: []string{"foo.x"}},
@@ -216,12 +219,31 @@ func TestPermissionsOfPluginsAreJoined(t *testing.T) {
 	}
 }
 
+func TestPermissionsForMethodsThatNobodyHasAreErrors(t *testing.T) {
+	for name, p := range map[string]muxrpc.Permissions{
+		"misspelt":          {Allow: []string{"hello", "helo"}},
+		"misspelt, denied":  {Allow: []string{"hello"}, Deny: []string{"helo"}},
+		"below a method":    {Allow: []string{"hello.there"}},
+		"part of a name":    {Allow: []string{"hell"}},
+		"empty":             {Allow: []string{""}},
+		"of another plugin": {Allow: []string{"manifest"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			greeter := secretstack.NewPlugin(secretstack.Info{Name: "greeter", Permissions: map[string]muxrpc.Permissions{"friends": p}},
+				func(_ context.Context, s *secretstack.Setup) error { return noop(s, "hello") })
+			_, err := memStack(t, greeter).Start(t.Context(), memConfig(t, "alice"))
+			bad := slices.Concat(p.Deny, p.Allow[len(p.Allow)-1:])[0]
+			wantErr(t, err, fmt.Sprintf(`plugin "greeter" has permissions ("friends") for the method "greeter.%s", which no plugin has`, bad))
+		})
+	}
+}
+
 // TestWartNilDenyIsNotAMethod: in the original, deny:null of a named plugin became the entry "foo.null".
 func TestWartNilDenyIsNotAMethod(t *testing.T) {
 	app := start(t, memStack(t, secretstack.NewPlugin(secretstack.Info{
 		Name:        "foo",
 		Permissions: map[string]muxrpc.Permissions{"master": {Allow: []string{"a"}, Deny: nil}},
-	}, func(context.Context, *secretstack.Setup) error { return nil })), memConfig(t, "alice"))
+	}, func(_ context.Context, s *secretstack.Setup) error { return noop(s, "a") })), memConfig(t, "alice"))
 	if deny := app.Permissions("master").Deny; len(deny) != 0 {
 		t.Errorf("denied: %v", deny)
 	}
@@ -310,10 +332,35 @@ func TestRegisteringAfterInitFails(t *testing.T) {
 	wantErr(t, kept.Hook("manifest", func(next muxrpc.Handler) muxrpc.Handler { return next }), "belongs into Init")
 	wantErr(t, kept.Transport(memnet.New()), "belongs into Init")
 	wantErr(t, kept.Transform(memnet.Claim{Setup: kept}), "belongs into Init")
-	called := false
-	kept.OnListening(func() { called = true })
-	if !called {
-		t.Error("a function for OnListening that comes late is not called")
+}
+
+func TestFunctionsRegisteredAfterInitAreLoggedErrors(t *testing.T) {
+	var kept *secretstack.Setup
+	var text strings.Builder
+	cfg := memConfig(t, "alice")
+	cfg.Logger = slog.New(slog.NewTextHandler(&text, nil))
+	app := start(t, memStack(t, plugin("late", func(s *secretstack.Setup) error {
+		kept = s
+		return nil
+	})), cfg)
+	called := func() { t.Error("a function that came late was called") }
+	for name, register := range map[string]func(){
+		"OnListening":  func() { kept.OnListening(called) },
+		"OnConnect":    func() { kept.OnConnect(func(*secretstack.Peer) { called() }) },
+		"OnDisconnect": func() { kept.OnDisconnect(func(*secretstack.Peer) { called() }) },
+		"OnClose":      func() { kept.OnClose(called) },
+	} {
+		text.Reset()
+		register()
+		for _, want := range []string{"level=ERROR", name + " was called after Init", "plugin=late"} {
+			if !strings.Contains(text.String(), want) {
+				t.Errorf("%s: the log is %q, want %q in it", name, text.String(), want)
+			}
+		}
+	}
+	connect(t, app, app)
+	if err := app.Close(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

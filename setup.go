@@ -17,8 +17,8 @@ import (
 // errStarted is returned by what belongs into Init and is called later.
 var errStarted = errors.New("secretstack: the app has started; this belongs into Init")
 
-// Setup connects a plugin with one app. What registers something is for Init; Go and what returns something may be
-// called as long as the app lives.
+// Setup connects a plugin with one app. What registers something is for Init: later it returns an error, or is logged as
+// one where it returns nothing, and has no effect. Go, Export and what returns something may be called as long as the app lives.
 type Setup struct {
 	app   *App
 	entry entry
@@ -115,29 +115,21 @@ func (s *Setup) AuthHook(h func(next AuthFunc) AuthFunc) error {
 }
 
 // OnListening registers a function that is called once, when the app listens. It must not block.
-func (s *Setup) OnListening(f func()) {
-	s.app.mu.Lock()
-	late := s.app.state >= running
-	if !late {
-		s.app.onListening = append(s.app.onListening, f)
-	}
-	s.app.mu.Unlock()
-	if late {
-		f()
-	}
-}
+func (s *Setup) OnListening(f func()) { register(s, "OnListening", &s.app.onListening, f) }
 
 // OnConnect registers a function that is called for every new connection, either way, before anything that the peer
 // sends is read and before Connect returns. It must not block: what takes time belongs into [Setup.Go].
-func (s *Setup) OnConnect(f func(p *Peer)) { register(s.app, &s.app.onConnect, f) }
+func (s *Setup) OnConnect(f func(p *Peer)) { register(s, "OnConnect", &s.app.onConnect, f) }
 
 // OnDisconnect registers a function that is called once for every connection that OnConnect is called for, after it has
 // ended. It must not block.
-func (s *Setup) OnDisconnect(f func(p *Peer)) { register(s.app, &s.app.onDisconnect, f) }
+func (s *Setup) OnDisconnect(f func(p *Peer)) {
+	register(s, "OnDisconnect", &s.app.onDisconnect, f)
+}
 
 // OnClose registers a function that is called once when the app begins to close, before its connections are: sources
 // that go on for ever should end now. Those registered last are called first. It must not block for long.
-func (s *Setup) OnClose(f func()) { register(s.app, &s.app.onClose, f) }
+func (s *Setup) OnClose(f func()) { register(s, "OnClose", &s.app.onClose, f) }
 
 // Transport adds a transport. defaults say how it listens and dials where the configuration says nothing about it;
 // without them it does neither.
@@ -197,9 +189,21 @@ func Find[T any](a *App) (value T, ok bool) {
 	return value, false
 }
 
-// register adds a function to a list of the app's. Lists are replaced, so that they can be called without the lock.
-func register[F any](a *App, list *[]F, f F) {
+// register adds a function to a list of the app's, by the method of Setup with the given name. Lists are replaced, so
+// that they can be called without the lock.
+func register[F any](s *Setup, method string, list *[]F, f F) {
+	if !added(s.app, list, f) {
+		s.Logger().Error("secretstack: " + method + " was called after Init, and has no effect")
+	}
+}
+
+// added reports whether it was not too late.
+func added[F any](a *App, list *[]F, f F) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.state > starting {
+		return false
+	}
 	*list = append(slices.Clip(*list), f)
+	return true
 }

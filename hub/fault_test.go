@@ -104,15 +104,18 @@ func TestACourierThatDiesAfterItsAnswerIsAway(t *testing.T) {
 // badCourier publishes itself and serves hubclient.http in its own way; nil: not at all.
 func badCourier(t *testing.T, h *running, serve func(ctx context.Context, s *muxrpc.Stream[[]byte, []byte]) error) native.Published {
 	t.Helper()
-	plugin := secretstack.NewPlugin(secretstack.Info{Name: "hubclient", Permissions: secretstack.Anonymous("http")},
-		func(_ context.Context, s *secretstack.Setup) error {
-			if serve == nil {
-				return nil
-			}
-			return muxrpc.HandleDuplex(s, "http", func(ctx context.Context, _ muxrpc.None, s *muxrpc.Stream[[]byte, []byte]) error {
-				return serve(ctx, s)
-			})
+	info := secretstack.Info{Name: "hubclient"}
+	if serve != nil {
+		info.Permissions = secretstack.Anonymous("http")
+	}
+	plugin := secretstack.NewPlugin(info, func(_ context.Context, s *secretstack.Setup) error {
+		if serve == nil {
+			return nil
+		}
+		return muxrpc.HandleDuplex(s, "http", func(ctx context.Context, _ muxrpc.None, s *muxrpc.Stream[[]byte, []byte]) error {
+			return serve(ctx, s)
 		})
+	})
 	p := connect(t, peer(t, "mallory", plugin), h.address())
 	answer, err := call[native.Published](t, p, native.MethodPublish, native.PublishRequest{
 		Signed: signed(t, identity(t, "mallory"), claim.Statement{Hub: h.About().Key, Action: claim.Register}),
