@@ -63,7 +63,7 @@ func (k Known) Parse(s string) ([]Address, error) {
 // standard is the set of parts that Parse checks without being told.
 func standard() Known {
 	return Known{
-		Transports: []PartParser{hostPortParser("net"), hostPortParser("onion"), urlParser{}, pathParser{}},
+		Transports: []PartParser{HostPortParts("net"), HostPortParts("onion"), URLParts(), PathParts()},
 		Transforms: []PartParser{keyParser{}, noAuthParser{}},
 	}
 }
@@ -245,6 +245,10 @@ func hostRune(r rune) bool {
 		r == '-' || r == '.' || r == '_'
 }
 
+// HostPortParts returns the parser of parts of the form name:host:port, for
+// transports to embed.
+func HostPortParts(name string) PartParser { return hostPortParser(name) }
+
 type hostPortParser string
 
 func (h hostPortParser) Name() string { return string(h) }
@@ -332,6 +336,9 @@ func URLPart(u *url.URL) Part {
 	return NewPart(name, rest)
 }
 
+// URLParts returns the parser of ws:// and wss:// parts, whose name is "ws".
+func URLParts() PartParser { return urlParser{} }
+
 type urlParser struct{}
 
 func (urlParser) Name() string { return "ws" }
@@ -355,6 +362,9 @@ func ParsePath(part Part, mode Mode) (path string, canonical Part, err error) {
 	}
 	return path, NewPart("unix", path), nil
 }
+
+// PathParts returns the parser of unix:path parts.
+func PathParts() PartParser { return pathParser{} }
 
 type pathParser struct{}
 

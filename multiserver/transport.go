@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"time"
 )
 
 // Transport moves bytes between peers. Plugins add transports by implementing
@@ -48,6 +49,13 @@ type Transform interface {
 	Server(ctx context.Context, raw net.Conn) (*Conn, error)
 	// Address is the transform part that our own addresses end with.
 	Address() string
+}
+
+// KeepAlive is what transports over TCP ask of their sockets: to find peers that
+// vanished within about a minute, and to keep the mappings of address translators
+// alive.
+func KeepAlive() net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 4}
 }
 
 // PeerParter is implemented by the connections of transports, to say what

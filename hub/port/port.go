@@ -155,7 +155,7 @@ func (p *Port) Stats() Stats { return p.guests.stats() }
 // enter is the first thing that is done with a connection: it finds out who the visitor is and lets it in.
 func (p *Port) enter(_ context.Context, raw net.Conn) (net.Conn, error) {
 	if tcp, ok := raw.(*net.TCPConn); ok {
-		_ = tcp.SetKeepAliveConfig(keepAlive()) // a peer that vanished is noticed somewhat later without
+		_ = tcp.SetKeepAliveConfig(multiserver.KeepAlive()) // a peer that vanished is noticed somewhat later without
 	}
 	c := &visit{Conn: raw, guests: &p.guests, remote: raw.RemoteAddr()}
 	if p.trusts(addrOf(raw)) {
@@ -181,11 +181,6 @@ func (p *Port) connect(visitor netip.Addr) error {
 		return nil
 	}
 	return p.opts.Connect(visitor)
-}
-
-// keepAlive finds peers that vanished within about a minute.
-func keepAlive() net.KeepAliveConfig {
-	return net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 4}
 }
 
 func (p *Port) trusts(addr netip.Addr) bool {

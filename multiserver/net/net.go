@@ -12,18 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/secretstack/secretstack/multiserver"
 )
 
 const name = "net"
-
-// keepAlive finds peers that vanished within about a minute and keeps the
-// mappings of address translators alive.
-func keepAlive() net.KeepAliveConfig {
-	return net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 4}
-}
 
 // Options configures [New]. The zero value is fit for use.
 type Options struct {
@@ -37,20 +30,16 @@ type Options struct {
 }
 
 // New returns the transport.
-func New(opts Options) multiserver.Transport { return &transport{opts: opts} }
+func New(opts Options) multiserver.Transport {
+	return &transport{PartParser: multiserver.HostPortParts(name), opts: opts}
+}
 
 type transport struct {
+	multiserver.PartParser
 	opts Options
 
 	mu   sync.Mutex
 	used bool // guarded by mu: opts.Listener has been handed to an entry
-}
-
-func (*transport) Name() string { return name }
-
-func (*transport) ParsePart(part multiserver.Part, mode multiserver.Mode) (multiserver.Part, error) {
-	_, _, canonical, err := multiserver.ParseHostPort(name, part, mode)
-	return canonical, err
 }
 
 // Dial connects over TCP, to the addresses of the host in turn and by both
@@ -63,7 +52,7 @@ func (t *transport) Dial(ctx context.Context, part multiserver.Part) (net.Conn, 
 	}
 	dial := t.opts.DialContext
 	if dial == nil {
-		dialer := net.Dialer{KeepAliveConfig: keepAlive()}
+		dialer := net.Dialer{KeepAliveConfig: multiserver.KeepAlive()}
 		dial = dialer.DialContext
 	}
 	return dial(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
@@ -89,7 +78,7 @@ func (t *transport) listen(ctx context.Context, in multiserver.Incoming) (net.Li
 	if t.opts.Listener != nil {
 		return t.shared()
 	}
-	config := net.ListenConfig{KeepAliveConfig: keepAlive()}
+	config := net.ListenConfig{KeepAliveConfig: multiserver.KeepAlive()}
 	return in.ListenPort(func(address string) (net.Listener, error) {
 		return config.Listen(ctx, "tcp", address)
 	})

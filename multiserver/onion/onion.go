@@ -40,16 +40,12 @@ func New(opts Options) multiserver.Transport {
 		var d net.Dialer
 		opts.DialContext = d.DialContext
 	}
-	return transport{opts}
+	return transport{multiserver.HostPortParts(name), opts}
 }
 
-type transport struct{ opts Options }
-
-func (transport) Name() string { return name }
-
-func (transport) ParsePart(part multiserver.Part, mode multiserver.Mode) (multiserver.Part, error) {
-	_, _, canonical, err := multiserver.ParseHostPort(name, part, mode)
-	return canonical, err
+type transport struct {
+	multiserver.PartParser
+	opts Options
 }
 
 // Listen always fails.

@@ -42,15 +42,13 @@ type Options struct {
 
 // New returns the transport. Any number of them can listen in one process, each
 // in a folder of its own.
-func New(opts Options) multiserver.Transport { return transport{opts} }
+func New(opts Options) multiserver.Transport {
+	return transport{multiserver.PathParts(), opts}
+}
 
-type transport struct{ opts Options }
-
-func (transport) Name() string { return name }
-
-func (transport) ParsePart(part multiserver.Part, mode multiserver.Mode) (multiserver.Part, error) {
-	_, canonical, err := multiserver.ParsePath(part, mode)
-	return canonical, err
+type transport struct {
+	multiserver.PartParser
+	opts Options
 }
 
 // Dial connects to the socket. The peer's address is the path that was dialled.

@@ -56,7 +56,7 @@ func (t *Transport) unmount(l *listener) {
 
 func (t *Transport) listen(ctx context.Context, in multiserver.Incoming) (net.Listener, error) {
 	if t.opts.Listener == nil {
-		config := net.ListenConfig{KeepAliveConfig: keepAlive()}
+		config := net.ListenConfig{KeepAliveConfig: multiserver.KeepAlive()}
 		return in.ListenPort(func(address string) (net.Listener, error) {
 			return config.Listen(ctx, "tcp", address)
 		})

@@ -103,22 +103,19 @@ func New(opts Options) *Transport {
 		opts.MaxPending = 256
 	}
 	if opts.DialContext == nil {
-		d := net.Dialer{KeepAliveConfig: keepAlive()}
+		d := net.Dialer{KeepAliveConfig: multiserver.KeepAlive()}
 		opts.DialContext = d.DialContext
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Transport{opts: opts}
-}
-
-func keepAlive() net.KeepAliveConfig {
-	return net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 4}
+	return &Transport{parts: multiserver.URLParts(), opts: opts}
 }
 
 // Transport is the transport. It is an http.Handler for servers of the
 // application's own, see Options.Mounted.
 type Transport struct {
+	parts
 	opts Options
 
 	mu      sync.Mutex
@@ -126,14 +123,8 @@ type Transport struct {
 	mounted []*listener // guarded by mu
 }
 
-// Name returns "ws".
-func (*Transport) Name() string { return name }
-
-// ParsePart reads ws://… and wss://….
-func (*Transport) ParsePart(part multiserver.Part, mode multiserver.Mode) (multiserver.Part, error) {
-	_, canonical, err := multiserver.ParseURL(part, mode)
-	return canonical, err
-}
+// parts gives the transport its name, "ws", and the reading of ws://… and wss://….
+type parts = multiserver.PartParser
 
 // ServeHTTP serves a request of the application's own server: with a listener
 // whose path it asks for, or else with Options.Handler.
