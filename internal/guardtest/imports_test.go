@@ -26,7 +26,7 @@ var layers = [][]string{
 	{"multiserver"},
 	{"multiserver/net", "multiserver/ws", "multiserver/unix", "multiserver/onion", "circuit"},
 	{"."},
-	{"internal/memnet", "internal/stay"},
+	{"internal/memnet", "internal/stay", "internal/rooms"},
 	{"hub/registry/claim", "hub/cluster/credential"},
 	{"hub/native"},
 	{"plugins/room", "plugins/tunnel", "plugins/hubclient", "plugins/share"},

@@ -2,33 +2,22 @@ package room
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/rooms"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
 )
-
-// connectRequest is the argument of tunnel.connect, docs/PROTOCOL.md §7.
-type connectRequest struct {
-	Target string `json:"target"`
-	// Portal is the room that the caller means; rooms older than that leave it out and send an instance instead.
-	Portal   string          `json:"portal,omitempty"`
-	Instance json.RawMessage `json:"instance,omitempty"`
-	// Origin is who calls. The portal fills it in, whatever the caller wrote.
-	Origin string `json:"origin,omitempty"`
-}
 
 // connect joins the caller with an attendant. What they send each other passes through as it comes, as bytes that the
 // portal cannot read.
 func (r *Room) connect(ctx context.Context, args muxrpc.Args, in *muxrpc.Stream[muxrpc.Value, muxrpc.Value]) error {
 	caller := secretstack.PeerFrom(ctx)
-	request, err := readRequest(args)
+	request, err := rooms.ReadConnectRequest(args, longestRequest)
 	if err != nil {
 		return err
 	}
@@ -46,7 +35,7 @@ func (r *Room) connect(ctx context.Context, args muxrpc.Args, in *muxrpc.Stream[
 	// The end of the caller's half must not cut the target's off: join ends it the way the caller's ended.
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	out, err := muxrpc.Duplex[muxrpc.Value, muxrpc.Value](life, target, connectMethod, request)
+	out, err := muxrpc.Duplex[muxrpc.Value, muxrpc.Value](life, target, rooms.MethodConnect, request)
 	if err != nil {
 		return couldNotConnect(request.Target)
 	}
@@ -58,27 +47,16 @@ func (r *Room) connect(ctx context.Context, args muxrpc.Args, in *muxrpc.Stream[
 }
 
 const (
-	connectMethod = "tunnel.connect"
 	// longestRequest bounds what is passed on to a target, which has to keep it as long as the tunnel lasts.
 	longestRequest = 1 << 10
 	// longestReason bounds the text of an error that is passed on.
 	longestReason = 1 << 10
 )
 
-// readRequest returns the caller's request, or nil when there is none.
-func readRequest(args muxrpc.Args) (*connectRequest, error) {
-	if len(args.At(0)) > longestRequest {
-		return nil, muxrpc.Errorf("the request is too long")
-	}
-	var request *connectRequest
-	err := args.Decode(&request)
-	return request, err
-}
-
 // target returns the session of the attendant that the caller asks for.
-func (r *Room) target(caller *secretstack.Peer, request *connectRequest) (*secretstack.Peer, error) {
+func (r *Room) target(caller *secretstack.Peer, request *rooms.ConnectRequest) (*secretstack.Peer, error) {
 	if request == nil {
-		return nil, muxrpc.Errorf("opts *must* be provided")
+		return nil, rooms.ErrNoRequest
 	}
 	if request.Portal != "" && request.Portal != r.app.ID().Ref() {
 		return nil, muxrpc.Errorf("talking to the wrong room")
@@ -99,8 +77,7 @@ func (r *Room) target(caller *secretstack.Peer, request *connectRequest) (*secre
 
 // couldNotConnect is what room clients are told of a target that is not here.
 func couldNotConnect(target string) error {
-	const longest = 100 // a reference has 53
-	return muxrpc.Errorf("could not connect to: %s", cut(target, longest))
+	return muxrpc.Errorf("could not connect to: %s", rooms.ShownTarget(target))
 }
 
 // tunnel is two halves that are joined: that of the caller, in, and that to the target, out.
@@ -203,15 +180,7 @@ func forPeer(err error) error {
 	if !ok {
 		return errGoneAway
 	}
-	return muxrpc.Errorf("%s", cut(remote.Message, longestReason))
-}
-
-// cut returns no more than the first n bytes of a text, and no part of a character.
-func cut(text string, n int) string {
-	if len(text) <= n {
-		return text
-	}
-	return strings.ToValidUTF8(text[:n], "")
+	return muxrpc.Errorf("%s", rooms.Cut(remote.Message, longestReason))
 }
 
 // pass sends to one half what the other receives, until either ends, and says when something has passed.

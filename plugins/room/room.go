@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/rooms"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
 )
@@ -114,7 +115,7 @@ func initTunnel(_ context.Context, s *secretstack.Setup) error {
 		func() error { return muxrpc.HandleSync(s, "leave", r.leave) },
 		func() error { return muxrpc.HandleSource(s, "endpoints", r.endpoints) },
 		func() error { return muxrpc.HandleDuplex(s, "connect", r.connect) },
-		func() error { return muxrpc.HandleSync(s, "ping", r.ping) },
+		func() error { return muxrpc.HandleSync(s, "ping", rooms.Ping) },
 	} {
 		if err := handle(); err != nil {
 			return err
@@ -155,11 +156,6 @@ func (r *Room) isRoom(context.Context, muxrpc.None) (any, error) {
 		return true, nil
 	}
 	return roomInfo{r.cfg.Name, r.cfg.Description}, nil
-}
-
-// ping answers with the time in milliseconds, from which attendants learn the delay and the clock's difference.
-func (r *Room) ping(context.Context, muxrpc.None) (int64, error) {
-	return time.Now().UnixMilli(), nil
 }
 
 func (r *Room) announce(ctx context.Context, _ muxrpc.None) (bool, error) {
@@ -230,12 +226,6 @@ func (r *Room) wait(ctx context.Context, changed <-chan struct{}, atMost time.Du
 	}
 }
 
-// change is an item of room.attendants that says who has joined or left.
-type change struct {
-	Type string `json:"type"`
-	ID   string `json:"id"`
-}
-
 // attendants announces the caller, and gives who is here, then who comes and goes. A subscriber that falls too far
 // behind gets the state again.
 func (r *Room) attendants(ctx context.Context, _ muxrpc.None) iter.Seq2[any, error] {
@@ -277,7 +267,7 @@ func (r *Room) attendants(ctx context.Context, _ muxrpc.None) iter.Seq2[any, err
 
 func (e event) item() any {
 	if e.joined {
-		return change{Type: "joined", ID: ref(e.key)}
+		return rooms.Change{Type: rooms.ChangeJoined, ID: ref(e.key)}
 	}
-	return change{Type: "left", ID: ref(e.key)}
+	return rooms.Change{Type: rooms.ChangeLeft, ID: ref(e.key)}
 }

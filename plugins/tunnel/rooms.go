@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/rooms"
 	"github.com/secretstack/secretstack/internal/stay"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
@@ -155,21 +156,14 @@ func (a *Attendant) leave(p *secretstack.Peer) {
 	a.signal()
 }
 
-// attendantsEvent is an item of room.attendants.
-type attendantsEvent struct {
-	Type string   `json:"type"`
-	IDs  []string `json:"ids"`
-	ID   string   `json:"id"`
-}
-
 func (a *Attendant) followAttendants(ctx context.Context, r *room) error {
-	return follow(ctx, r.peer, "room.attendants", func(e attendantsEvent) {
+	return follow(ctx, r.peer, "room.attendants", func(e rooms.Change) {
 		switch e.Type {
-		case "state":
+		case rooms.ChangeState:
 			a.replace(r, e.IDs)
-		case "joined":
+		case rooms.ChangeJoined:
 			a.update(r, e.ID, true)
-		case "left":
+		case rooms.ChangeLeft:
 			a.update(r, e.ID, false)
 		}
 	})

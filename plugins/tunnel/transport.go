@@ -6,20 +6,17 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/rooms"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
 )
 
-const (
-	name          = "tunnel"
-	connectMethod = "tunnel.connect"
-)
+const name = "tunnel"
 
 // part is the transport part of the address of target behind portal.
 func part(portal, target keys.PublicKey) multiserver.Part {
@@ -92,13 +89,6 @@ func (l *listener) Close() error {
 // Addresses is empty: which rooms we are in is for the application to tell.
 func (*listener) Addresses(multiserver.Scope) []multiserver.Part { return nil }
 
-// connectRequest is the argument of tunnel.connect.
-type connectRequest struct {
-	Target string `json:"target"`
-	Portal string `json:"portal,omitempty"`
-	Origin string `json:"origin,omitempty"`
-}
-
 // Dial asks a portal for a tunnel to a target. It does not wait for the answer: what is sent goes the same way.
 func (t *transport) Dial(ctx context.Context, p multiserver.Part) (net.Conn, error) {
 	portal, target, err := parsePart(p, multiserver.Loose)
@@ -110,7 +100,7 @@ func (t *transport) Dial(ctx context.Context, p multiserver.Part) (net.Conn, err
 		return nil, err
 	}
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stream, err := muxrpc.Duplex[[]byte, []byte](life, through, connectMethod, connectRequest{Target: target.Ref(), Portal: portal.Ref()})
+	stream, err := muxrpc.Duplex[[]byte, []byte](life, through, rooms.MethodConnect, rooms.ConnectRequest{Target: target.Ref(), Portal: portal.Ref()})
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("tunnel: portal %s: %w", portal, err)
@@ -138,7 +128,7 @@ func (t *transport) through(ctx context.Context, portal, target keys.PublicKey) 
 // one it is refused.
 func (a *Attendant) accepting(next muxrpc.Handler) muxrpc.Handler {
 	return func(ctx context.Context, call *muxrpc.CallInfo) (any, error) {
-		request, err := readRequest(call.Args)
+		request, err := rooms.ReadConnectRequest(call.Args, longestRequest)
 		if err != nil {
 			return nil, err
 		}
@@ -160,20 +150,10 @@ func (a *Attendant) accepting(next muxrpc.Handler) muxrpc.Handler {
 // longestRequest bounds what a room may make us keep as long as a tunnel lasts.
 const longestRequest = 4 << 10
 
-// readRequest returns the argument of tunnel.connect, or nil when there is none.
-func readRequest(args muxrpc.Args) (*connectRequest, error) {
-	if len(args.At(0)) > longestRequest {
-		return nil, muxrpc.Errorf("the request is too long")
-	}
-	var request *connectRequest
-	err := args.Decode(&request)
-	return request, err
-}
-
 // check returns who wants to come through, and through which room, if the caller is one that we are in, and means us.
-func (a *Attendant) check(caller *secretstack.Peer, request *connectRequest) (*room, keys.PublicKey, error) {
+func (a *Attendant) check(caller *secretstack.Peer, request *rooms.ConnectRequest) (*room, keys.PublicKey, error) {
 	if request == nil {
-		return nil, keys.PublicKey{}, muxrpc.Errorf("opts *must* be provided")
+		return nil, keys.PublicKey{}, rooms.ErrNoRequest
 	}
 	origin, err := keys.ParsePublicKey(request.Origin)
 	r := a.roomOf(caller)
@@ -217,11 +197,7 @@ func (a *Attendant) endTunnel(r *room) {
 }
 
 func couldNotConnect(target string) error {
-	const longest = 100 // a reference has 53
-	if len(target) > longest {
-		target = strings.ToValidUTF8(target[:longest], "")
-	}
-	return muxrpc.Errorf("could not connect to %s", target)
+	return muxrpc.Errorf("could not connect to %s", rooms.ShownTarget(target))
 }
 
 // accept makes the tunnel an incoming connection, and lasts as long as it does.
@@ -263,6 +239,3 @@ func (s *valueStream) Recv(ctx context.Context) ([]byte, error) {
 }
 
 func (s *valueStream) Send(ctx context.Context, b []byte) error { return s.Stream.Send(ctx, b) }
-
-// ping answers with the time in milliseconds.
-func ping(context.Context, muxrpc.None) (int64, error) { return time.Now().UnixMilli(), nil }

@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/rooms"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
@@ -129,8 +130,8 @@ func defaults() multiserver.Config {
 // mount adds the methods that rooms call. In an app that is a room itself the room has them already: then tunnels to
 // the app are taken out of those that the room passes on.
 func (a *Attendant) mount(s *secretstack.Setup) error {
-	if s.Serves(connectMethod) {
-		return s.Hook(connectMethod, func(next muxrpc.Handler) muxrpc.Handler {
+	if s.Serves(rooms.MethodConnect) {
+		return s.Hook(rooms.MethodConnect, func(next muxrpc.Handler) muxrpc.Handler {
 			return a.accepting(next)
 		})
 	}
@@ -138,7 +139,7 @@ func (a *Attendant) mount(s *secretstack.Setup) error {
 	if err != nil {
 		return err
 	}
-	return muxrpc.HandleSync(s, "ping", ping)
+	return muxrpc.HandleSync(s, "ping", rooms.Ping)
 }
 
 // Rooms returns the rooms that the app is connected to, those found first before others.
