@@ -204,6 +204,25 @@ func (c *Conn) end(how func()) {
 // Done is closed when this side has closed the connection, before Close returns.
 func (c *Conn) Done() <-chan struct{} { return c.closed }
 
+// Linger waits until this side has closed the connection, for at most late after ctx has ended. It is for handlers that
+// have handed their stream to somebody as a connection: when ctx ends, whoever reads from it finds out how, and closes it.
+func (c *Conn) Linger(ctx context.Context, late time.Duration) {
+	select {
+	case <-c.closed:
+		return
+	case <-ctx.Done():
+	}
+	timer := time.NewTimer(late)
+	defer timer.Stop()
+	select {
+	case <-c.closed:
+	case <-timer.C:
+	}
+}
+
+// ReadResumes is true: a Read that runs into a deadline loses nothing.
+func (c *Conn) ReadResumes() bool { return true }
+
 // LocalAddr returns what the options say.
 func (c *Conn) LocalAddr() net.Addr { return addrOr(c.opts.Local) }
 

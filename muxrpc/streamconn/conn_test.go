@@ -232,3 +232,53 @@ func BenchmarkBulk(b *testing.B) {
 		}
 	}
 }
+
+func TestLingeringLastsAsLongAsTheConnectionOrALittleLongerThanItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := pair(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Minute, cancel)
+		start := time.Now()
+		near.Linger(ctx, 5*time.Second)
+		if took := time.Since(start); took != time.Minute+5*time.Second {
+			t.Errorf("lingered for %v", took)
+		}
+		time.AfterFunc(time.Second, func() { _ = near.Close() })
+		near.Linger(ctx, 5*time.Second)
+		if took := time.Since(start); took != time.Minute+6*time.Second {
+			t.Errorf("lingered after the end for %v", took)
+		}
+		time.AfterFunc(time.Second, func() { _ = far.Close() })
+		far.Linger(t.Context(), 0)
+		if took := time.Since(start); took != time.Minute+7*time.Second {
+			t.Errorf("lingered before the end for %v", took)
+		}
+	})
+}
+
+func TestReadingResumesAfterEveryDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := pair(t)
+		sent := bytes.Repeat([]byte("0123456789"), 50_000)
+		go func() { _, _ = near.Write(sent) }()
+		var got []byte
+		for buf := make([]byte, 777); len(got) < len(sent); {
+			_ = far.SetReadDeadline(time.Unix(1, 0))
+			n, err := far.Read(buf) // what is left of an item comes all the same
+			if err != nil && (n > 0 || !errors.Is(err, os.ErrDeadlineExceeded)) {
+				t.Fatalf("%d, %v", n, err)
+			}
+			if got = append(got, buf[:n]...); len(got) == len(sent) {
+				break
+			}
+			_ = far.SetReadDeadline(time.Time{})
+			if n, err = far.Read(buf); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, buf[:n]...)
+		}
+		if !far.ReadResumes() || !bytes.Equal(got, sent) {
+			t.Error("something was lost")
+		}
+	})
+}

@@ -98,16 +98,6 @@ func (c *Client) http(ctx context.Context, _ muxrpc.None, stream *muxrpc.Stream[
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	select {
-	case <-conn.Done():
-		return nil
-	case <-ctx.Done():
-	}
-	late := time.NewTimer(lateClose)
-	defer late.Stop()
-	select {
-	case <-conn.Done():
-	case <-late.C:
-	}
+	conn.Linger(ctx, lateClose)
 	return nil
 }

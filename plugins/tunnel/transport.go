@@ -210,18 +210,7 @@ func (a *Attendant) accept(ctx context.Context, call *muxrpc.CallInfo, origin ke
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	select {
-	case <-c.Done():
-		return nil
-	case <-ctx.Done():
-	}
-	// The tunnel has ended. Whoever reads from it finds out how, and closes it.
-	late := time.NewTimer(lateClose)
-	defer late.Stop()
-	select {
-	case <-c.Done():
-	case <-late.C:
-	}
+	c.Linger(ctx, lateClose)
 	return nil
 }
 
