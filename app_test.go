@@ -630,6 +630,7 @@ func TestSessionsTogetherHoldNoMoreThanTheApps(t *testing.T) {
 		cfg := memConfig(t, "bob")
 		cfg.MaxBuffered, cfg.Limits.MaxPacket, cfg.Limits.SlowReaderGrace = buffered, packet, time.Hour
 		alice, bob := start(t, stack, memConfig(t, "alice")), start(t, stack, cfg)
+		var sinks []*muxrpc.Writer[[]byte]
 		for range peers {
 			p := connect(t, alice, bob)
 			for range streams {
@@ -637,11 +638,14 @@ func TestSessionsTogetherHoldNoMoreThanTheApps(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				go func() {
-					for w.Send(t.Context(), make([]byte, packet/2)) == nil {
-					}
-				}()
+				sinks = append(sinks, w)
 			}
+		}
+		for _, w := range sinks { // only now: from some moment on bob reads from nobody
+			go func() {
+				for w.Send(t.Context(), make([]byte, packet/2)) == nil {
+				}
+			}()
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
