@@ -80,7 +80,7 @@ func (c *Courier) meant(ctx context.Context, text string) (add store.Contact, wa
 	switch {
 	case err == nil:
 		return store.Contact{Key: own.Key, Courier: own.ID, Places: own.Places, Card: signed}, "", nil
-	case strings.HasPrefix(text, card.Scheme), errors.Is(err, card.ErrSignature):
+	case strings.HasPrefix(text, card.Scheme), errors.Is(err, card.ErrSignature), meantAsCard(text):
 		return add, "", muxrpc.Errorf("%s", strings.TrimPrefix(err.Error(), "card: "))
 	}
 	if at, ok := page(text); ok {
@@ -102,6 +102,13 @@ func (c *Courier) meant(ctx context.Context, text string) (add store.Contact, wa
 		return addressed(all)
 	}
 	return add, "", muxrpc.Errorf("%.40q is no contact card, link, address, id or key", text)
+}
+
+// meantAsCard reports whether a text is a link with something of a card, be it damaged. Whoever was given a card is to
+// know that it does not count: the hub's word is no substitute.
+func meantAsCard(text string) bool {
+	link, _, found := strings.Cut(text, "#")
+	return found && strings.Contains(link, "://")
 }
 
 // addressed is a contact at multiserver addresses, which must agree on the key.
