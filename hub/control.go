@@ -35,6 +35,7 @@ type ControlStatus struct {
 	Requests  int            `json:"requests"`
 	Tunnels   int            `json:"tunnels"`
 	Circuits  int            `json:"circuits"`
+	Admin     string         `json:"admin,omitempty"` // where the operator is served: host:port
 	// Problem is why nothing can be registered now. Empty: it can.
 	Problem string `json:"problem,omitempty"`
 	// Free is how many bytes may be written to the disk, or -1 if the system does not tell.
@@ -71,6 +72,9 @@ func (h *Hub) controlStatus(context.Context, muxrpc.None) (ControlStatus, error)
 		Started: about.Started, Draining: now.Draining, Records: now.Registry.Records, Native: len(h.directory.published()),
 		Secrez: now.Pools, Peers: len(h.directory.all()), Requests: now.Requests, Tunnels: now.Tunnels,
 		Circuits: now.Circuits.Open, Free: now.Registry.Free, Certificates: now.Certificates, Problems: now.Problems,
+	}
+	if at := h.operator.Load(); at != nil {
+		status.Admin = *at
 	}
 	if now.Registry.Err != nil {
 		status.Problem = now.Registry.Err.Error()

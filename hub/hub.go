@@ -63,8 +63,9 @@ type Hub struct {
 	reloading sync.Mutex             // one Reload at a time
 	port      atomic.Pointer[port.Port]
 	draining  atomic.Bool
-	ready     atomic.Bool   // New is done
-	stop      chan struct{} // closed when nothing new is to be accepted
+	operator  atomic.Pointer[string] // see OperatorAt
+	ready     atomic.Bool            // New is done
+	stop      chan struct{}          // closed when nothing new is to be accepted
 	stopOnce  sync.Once
 	life      context.Context // ends when the hub begins to close
 	end       context.CancelFunc

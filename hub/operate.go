@@ -173,6 +173,9 @@ func (h *Hub) Operator() (*http.Server, error) {
 	return handler.NewServer(), nil
 }
 
+// OperatorAt says at which address what [Hub.Operator] returns is served. The owner of the data folder is told when he asks.
+func (h *Hub) OperatorAt(address string) { h.operator.Store(&address) }
+
 // recheck ends what is not welcome any more. Admission calls it when something has changed.
 func (h *Hub) recheck() {
 	if !h.ready.Load() {

@@ -188,6 +188,7 @@ func (d *daemon) serveAdmin(ctx context.Context, failed chan<- error) (end func(
 		d.log.Warn("the admin listener speaks no TLS: whoever is on the way can read the token", "admin", d.settings.Admin)
 	}
 	d.settings.Admin = ln.Addr().String()
+	d.hub.OperatorAt(d.settings.Admin)
 	go func() {
 		if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			failed <- fmt.Errorf("--admin: %w", err)

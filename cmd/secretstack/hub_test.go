@@ -294,6 +294,9 @@ func TestTheOperatorIsServedWhereHeWants(t *testing.T) {
 	if r := command(t, "", "hub", "health", "--admin", n.Admin); r.code != exitOK || r.out != "ready\n" {
 		t.Errorf("%d, %s%s", r.code, r.out, r.err)
 	}
+	if r := command(t, "", "hub", "health", "--root", root); r.code != exitOK || r.out != "ready\n" {
+		t.Errorf("without --admin: %d, %s%s", r.code, r.out, r.err)
+	}
 	response, err := http.Get("http://" + n.Admin + "/metrics")
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/secretstack/secretstack/hub"
 )
 
 const (
@@ -23,7 +25,7 @@ const (
 
 // newHubHealth asks a running hub whether it is ready: for containers, scripts and people.
 func newHubHealth(g *globals) *cobra.Command {
-	address := defaultAdmin
+	var address string
 	cmd := &cobra.Command{
 		Use:   "health",
 		Short: "ask a running hub whether it is ready",
@@ -32,19 +34,38 @@ otherwise with 1 and the reasons. It needs no token.`,
 		Example: "  secretstack hub health\n  secretstack hub health --admin 127.0.0.1:9000",
 		Args:    argsBetween(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return hubHealth(cmd.Context(), g, address)
+			ctx, cancel := context.WithTimeout(cmd.Context(), healthTimeout)
+			defer cancel()
+			if !cmd.Flags().Changed("admin") {
+				var err error
+				if address, err = ownAdmin(ctx, g); err != nil {
+					return err
+				}
+			}
+			return hubHealth(ctx, g, address)
 		},
 	}
-	cmd.Flags().StringVar(&address, "admin", address, "address of the hub's admin listener")
+	cmd.Flags().StringVar(&address, "admin", "",
+		"address of the hub's admin listener (default: that of the hub with this --root, or "+defaultAdmin+")")
 	return cmd
+}
+
+// ownAdmin is where the hub that runs with our root has its admin listener, or where one usually is if none can be asked.
+func ownAdmin(ctx context.Context, g *globals) (string, error) {
+	status, err := ask[hub.ControlStatus](ctx, g, "status")
+	switch {
+	case err != nil:
+		return defaultAdmin, nil //nolint:nilerr // it may be another user's, or run elsewhere
+	case status.Admin == "":
+		return "", errors.New("the hub has no admin listener to ask; start it with --admin")
+	}
+	return status.Admin, nil
 }
 
 func hubHealth(ctx context.Context, g *globals, address string) error {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return usagef("--admin takes an address such as %s, not %q", defaultAdmin, address)
 	}
-	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
-	defer cancel()
 	u := url.URL{Scheme: "http", Host: address, Path: "/readyz"}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
