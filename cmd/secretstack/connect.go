@@ -101,7 +101,7 @@ func findRemote(ctx context.Context, g *globals, f connectFlags, app *secretstac
 			return whom{}, err
 		}
 		for _, address := range options.Hubs {
-			hubs = append(hubs, multiserver.ParseLoose(address)...)
+			hubs = append(hubs, multiserver.ParseLoose(withoutInvite(address))...)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)

@@ -101,7 +101,8 @@ func contactNote(known courier.Contact) string {
 		notes = append(notes, "LOOK: "+known.Alert)
 	}
 	if known.Trouble != "" {
-		notes = append(notes, fmt.Sprintf("messages wait: %s; next try %s", printable(known.Trouble), inAWhile(time.Until(known.Retry))))
+		trouble := printable(plainText(known.Trouble))
+		notes = append(notes, fmt.Sprintf("messages wait: %s; next try %s", trouble, inAWhile(time.Until(known.Retry))))
 	}
 	return strings.Join(notes, ", ")
 }

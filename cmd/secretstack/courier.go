@@ -77,7 +77,8 @@ A hub may be given by its web address, too. It is asked for its key then, once, 
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringArrayVarP(&f.Hubs, "hub", "H", nil, "address of a hub to be reached through; may be given more than once; \"none\" forgets all")
+	flags.StringArrayVarP(&f.Hubs, "hub", "H", nil,
+		"address of a hub to be reached through, or the link of an invitation; may be given more than once; \"none\" forgets all")
 	flags.StringVar(&f.Name, "name", "", "what you call yourself on your contact card")
 	flags.StringVar(&f.Listen, "listen", "", "address and port for direct connections, such as :8008, or \"none\" (default: a free port if there is no hub)")
 	flags.BoolVar(&f.secrez, "secrez", false, "serve the command line of Secrez, too")
@@ -127,6 +128,7 @@ func runCourier(cmd *cobra.Command, g *globals, f courierFlags) error {
 		if told := sdnotify.Send(sdnotify.Ready); told != nil {
 			base.Logger.Warn("courier: systemd does not listen", "error", told)
 		}
+		warnOfHubs(ctx, g)
 		<-ctx.Done()
 		_ = sdnotify.Send(sdnotify.Stopping) // it has been told, or does not listen
 	}
@@ -364,6 +366,44 @@ Others need your contact card to write to you, and you need theirs:
 Ctrl-C stops the courier.
 `)
 	return nil
+}
+
+// warnOfHubs says of each hub once why the courier is not there, unless it soon is.
+func warnOfHubs(ctx context.Context, g *globals) {
+	c, err := g.dialCourier(ctx)
+	if err != nil {
+		return
+	}
+	defer func() { _ = c.Close() }()
+	late := time.After(hubPatience)
+	said := map[string]bool{}
+	for last := false; ; {
+		status, err := c.Status(ctx)
+		if err != nil {
+			return
+		}
+		waiting := false
+		for _, h := range status.Hubs {
+			switch {
+			case h.Online || h.Key.IsZero() || said[h.Address]:
+			case h.Trouble != "" || last:
+				said[h.Address] = true
+				fmt.Fprintf(g.err, "not connected to the hub yet: %s%s; retrying\n", h.Address, troubleText(h, " (%s)"))
+			default:
+				waiting = true
+			}
+		}
+		if !waiting {
+			return
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-late:
+			last = true
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // dialCourier connects to the courier that runs for the folder.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +37,7 @@ type home struct {
 	root string
 	stop func()
 	args []string
+	errs *lockedBuffer
 }
 
 // shortDir is a folder whose name leaves room for a socket's.
@@ -65,10 +67,11 @@ func (h *home) start() {
 	h.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
-	var errs lockedBuffer
+	errs := &lockedBuffer{}
+	h.errs = errs
 	done := make(chan int, 1)
 	go func() {
-		done <- run(ctx, append([]string{"courier", "--json", "--root", h.root}, h.args...), streams{strings.NewReader(""), w, &errs})
+		done <- run(ctx, append([]string{"courier", "--json", "--root", h.root}, h.args...), streams{strings.NewReader(""), w, errs})
 		w.Close()
 	}()
 	h.stop = func() {
@@ -108,6 +111,31 @@ func (h *home) card() string {
 		h.t.Fatal(err)
 	}
 	return who.Card
+}
+
+// comesToItsHub waits until the courier is reached through its hub.
+func (h *home) comesToItsHub() {
+	h.t.Helper()
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(h.do("status"), ", connected"); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			h.t.Fatalf("not at the hub: %s", h.do("status"))
+		}
+	}
+}
+
+// says waits until the courier has printed a line with all of the texts for its owner.
+func (h *home) says(texts ...string) {
+	h.t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		for line := range strings.Lines(h.errs.String()) {
+			if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(line, text) }) {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			h.t.Fatalf("the courier says %q, and nothing of %q", h.errs.String(), texts)
+		}
+	}
 }
 
 // friends are two homes whose owners know each other.
@@ -215,12 +243,15 @@ func TestWrongUseOfTheCourierNamesTheWayOut(t *testing.T) {
 		{[]string{"messages", "nobody"}, exitFailed, `there is no contact "nobody"`},
 		{[]string{"messages", "--since", "yesteryear"}, exitUsage, "no time such as"},
 		{[]string{"messages", "--last", "-1"}, exitUsage, "number of messages"},
+		{[]string{"messages", "--last", "x"}, exitUsage, `--last takes a number, not "x"`},
 		{[]string{"chat", "nobody"}, exitUsage, "chat needs a terminal"},
 		{[]string{"contact", "add", "x", "hello"}, exitFailed, "no contact card"},
 		{[]string{"contact", "accept", "x", "y"}, exitUsage, "is no key"},
 		{[]string{"courier"}, exitFailed, "running for " + alice.root + " already"},
 		{[]string{"courier", "--listen", "8008"}, exitUsage, "--listen takes"},
 		{[]string{"courier", "--hub", "nonsense"}, exitUsage, "--hub"},
+		{[]string{"courier", "--hub", "secretstack:AQAB"}, exitUsage, "--hub: not a link to a hub"},
+		{[]string{"share", "22", "--http", "--hub", "secretstack://hub?address=nonsense"}, exitUsage, "--http"},
 		{[]string{"courier", "--hub", "http://127.0.0.1:1"}, exitFailed, "no answer from the hub 127.0.0.1:1"},
 		{[]string{"courier", "--owner", "me"}, exitUsage, "--owner takes"},
 	} {
@@ -307,17 +338,55 @@ func TestTheFirstMinuteWithAHub(t *testing.T) {
 	web := fmt.Sprintf("http://127.0.0.1:%d", port)
 	alice, bob := newHome(t, "--hub", web, "--name", "Alice"), newHome(t, "-H", web, "--name", "Bob")
 	for _, h := range []*home{alice, bob} {
-		for deadline := time.Now().Add(time.Minute); !strings.Contains(h.do("status"), ", connected"); time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("not at the hub: %s", h.do("status"))
-			}
-		}
+		h.comesToItsHub()
 	}
 	alice.do("contact", "add", "bob", bob.card())
 	bob.do("contact", "add", "alice", alice.card())
 	alice.do("send", "bob", "through the hub", "--wait", "1m")
 	if got := bob.do("messages"); !strings.Contains(got, "alice: through the hub") {
 		t.Errorf("bob sees %q", got)
+	}
+}
+
+func TestTheLinkOfAnInvitationTakesTheHubsPlace(t *testing.T) {
+	hubRoot := shortDir(t)
+	hub := startIn(t, hubRoot, "hub", "--port", "0", "--address", "127.0.0.1", "--admission", "invite")
+	invite := func() string {
+		r := command(t, "", "hub", "invite", "--root", hubRoot)
+		if r.code != exitOK {
+			t.Fatal(r.err)
+		}
+		return strings.TrimSpace(r.out)
+	}
+	alice := newHome(t, "--hub", hub.Addresses[0])
+	alice.says("not connected to the hub yet: "+hub.Addresses[0], "invite-needed")
+	alice.stop()
+	alice.args = []string{"--hub", invite()}
+	alice.start()
+	alice.comesToItsHub()
+	alice.stop()
+	alice.args = nil // the invitation is used, and the hub remembers
+	alice.start()
+	alice.comesToItsHub()
+
+	shared := newProcess(t, "share", "1", "--http", "--json", "--hub", invite(), "--root", shortDir(t))
+	if o := shared.object(); fmt.Sprint(o["urls"]) == "[]" {
+		t.Errorf("what is shared has not come to the hub: %v, %s", o, shared.errs.String())
+	}
+	served := start(t, "serve", "--hub", invite())
+	if len(served.Tunnels) != 1 {
+		t.Errorf("a peer is reached through %v", served.Tunnels)
+	}
+}
+
+func TestACourierSaysThatItsHubHasAnotherKey(t *testing.T) {
+	hub, stranger := start(t, "hub", "--port", "0", "--address", "127.0.0.1"), start(t, "hub", "--port", "0", "--address", "127.0.0.1")
+	at, _, _ := strings.Cut(hub.Addresses[0], "~")
+	_, key, _ := strings.Cut(stranger.Addresses[0], "~")
+	alice := newHome(t, "--hub", at+"~"+key)
+	alice.says("not connected to the hub yet: "+at, "; retrying")
+	if got := alice.do("status"); !strings.Contains(got, ", not connected: ") || strings.Contains(got, "not connected: shs: ") {
+		t.Errorf("status is %q", got)
 	}
 }
 

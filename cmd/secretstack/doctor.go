@@ -142,6 +142,7 @@ func (d *doctor) courier(ctx context.Context) {
 	case errors.Is(err, courier.ErrNotRunning):
 		d.add(about, broken, "it is not running", "start it: secretstack courier")
 		for _, address := range options.Hubs {
+			address = withoutInvite(address)
 			d.reach(ctx, "hub "+redactedAddress(address), address, broken)
 		}
 		return
@@ -180,7 +181,7 @@ func (d *doctor) atHub(ctx context.Context, h courier.HubStatus) {
 	}
 	switch {
 	case !h.Online && h.Trouble != "":
-		d.add(about, broken, "your courier is not there: "+plain(errors.New(h.Trouble)), "it tries again by itself; ask who runs the hub if that goes on")
+		d.add(about, broken, "your courier is not there"+troubleText(h, ": %s"), "it tries again by itself; ask who runs the hub if that goes on")
 	case !h.Online:
 		d.add(about, broken, "your courier is not there", "it tries again by itself")
 	case h.Key.IsZero():

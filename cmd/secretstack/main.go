@@ -82,8 +82,10 @@ var packages = []string{"secretstack: ", "multiserver: ", "muxrpc: ", "keys: ", 
 
 // plain returns the text of err without the names of our packages before it, which tell a person nothing. It leaves the
 // rest as it is, because that may be somebody else's text.
-func plain(err error) string {
-	text := err.Error()
+func plain(err error) string { return plainText(err.Error()) }
+
+// plainText is [plain] for an error that has come as a text.
+func plainText(text string) string {
 	for i := 0; i < len(packages); i++ {
 		if rest, found := strings.CutPrefix(text, packages[i]); found {
 			text, i = rest, -1

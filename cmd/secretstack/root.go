@@ -109,6 +109,8 @@ func explainFlag(err error) error {
 	switch flag.Value.Type() {
 	case "uint16":
 		return usagef("--%s takes a number from 0 to 65535, not %q", flag.Name, value)
+	case "int", "int64":
+		return usagef("--%s takes a number, not %q", flag.Name, value)
 	case "duration":
 		return usagef("--%s takes a time such as 5s or 2m, not %q", flag.Name, value)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/plugins/room"
 	"github.com/secretstack/secretstack/plugins/tunnel"
@@ -47,7 +48,7 @@ A configuration file is JSON, of the shape of secret-stack 8 or 6. "plugins" lis
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.config, "config", "", "configuration file")
-	flags.StringArrayVar(&f.hubs, "hub", nil, "address of a hub to be reached through; may be given more than once")
+	flags.StringArrayVar(&f.hubs, "hub", nil, "address of a hub to be reached through, or the link of an invitation; may be given more than once")
 	flags.StringVar(&f.host, "host", "", "address to listen on (default: all)")
 	flags.Uint16Var(&f.port, "port", 0, "port to listen on (default: a free one)")
 	return cmd
@@ -73,6 +74,9 @@ func serve(ctx context.Context, g *globals, f serveFlags) error {
 	settings, err := readSettings(f.config)
 	if err != nil {
 		return err
+	}
+	for i, hub := range f.hubs {
+		f.hubs[i] = withoutInvite(hub) // rooms ask for none
 	}
 	plugins, err := choosePlugins(settings, f.hubs)
 	if err != nil {
@@ -102,10 +106,25 @@ func serve(ctx context.Context, g *globals, f serveFlags) error {
 	return waitAndClose(ctx, app)
 }
 
-// parseHubs reads the addresses of hubs.
+// withoutInvite is the address in the link of an invitation. What is no link stays as it is.
+func withoutInvite(hub string) string {
+	if link, err := native.ParseLink(hub); err == nil {
+		return link.Address
+	}
+	return hub
+}
+
+// parseHubs reads the addresses of hubs, and those in the links of invitations.
 func parseHubs(texts []string) ([]multiserver.Address, error) {
 	var hubs []multiserver.Address
 	for _, text := range texts {
+		if strings.HasPrefix(text, "secretstack:") {
+			link, err := native.ParseLink(text)
+			if err != nil {
+				return nil, usagef("--hub: %s", plain(err))
+			}
+			text = link.Address
+		}
 		parsed, err := multiserver.Parse(text)
 		if err != nil {
 			return nil, usagef("--hub: %s", plain(err))

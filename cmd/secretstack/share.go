@@ -57,7 +57,8 @@ With --http a web server is published for everybody at an address of its own at 
 		RunE: func(cmd *cobra.Command, args []string) error { return runShare(cmd.Context(), g, f, args[0]) },
 	}
 	flags := cmd.Flags()
-	flags.StringArrayVarP(&f.hubs, "hub", "H", nil, "address of a hub to be reached through, when no courier runs; may be given more than once")
+	flags.StringArrayVarP(&f.hubs, "hub", "H", nil,
+		"address of a hub to be reached through, or the link of an invitation, when no courier runs; may be given more than once")
 	flags.StringSliceVar(&f.allow, "allow", nil, "who may connect: contacts, keys, or \"anyone\" (default: all contacts)")
 	flags.StringVar(&f.name, "name", "", "what the service is called (default: after WHAT)")
 	flags.BoolVar(&f.http, "http", false, "publish a web server for everybody at the hub's address for you")

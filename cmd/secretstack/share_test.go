@@ -427,6 +427,10 @@ func TestFriendsShareByName(t *testing.T) {
 	if r := alice.try("", "share", service, "--allow", "carol"); r.code != exitUsage || !strings.Contains(r.err, `no contact "carol"`) {
 		t.Errorf("%d, %q", r.code, r.err)
 	}
+	alice.do("contact", "block", "bob")
+	if r := alice.try("", "share", service, "--allow", "bob"); r.code != exitUsage || !strings.Contains(r.err, "bob is blocked") {
+		t.Errorf("%d, %q", r.code, r.err)
+	}
 	for _, args := range [][]string{{"--http"}, {"--hub", h.address}} {
 		if r := alice.try("", append([]string{"share", service}, args...)...); r.code != exitUsage {
 			t.Errorf("%v: %d, %q", args, r.code, r.err)

@@ -127,8 +127,13 @@ func hubText(h courier.HubStatus) string {
 	if h.Online {
 		return text + ", connected"
 	}
-	if h.Trouble != "" {
-		return text + ", not connected: " + printable(h.Trouble)
+	return text + ", not connected" + troubleText(h, ": %s")
+}
+
+// troubleText puts into format why the courier is not at a hub; it is empty when that is not known.
+func troubleText(h courier.HubStatus, format string) string {
+	if h.Trouble == "" {
+		return ""
 	}
-	return text + ", not connected"
+	return fmt.Sprintf(format, printable(plainText(strings.TrimPrefix(h.Trouble, h.Address+": "))))
 }

@@ -189,6 +189,9 @@ func (f *finder) allow(ctx context.Context, p *share.Publish, names []string) (s
 		p.AllContacts = p.AllContacts || name == "contacts"
 		found := false
 		for _, c := range contacts {
+			if c.Name == name && c.Blocked {
+				return nil, usagef("--allow: %s is blocked; to let them in: secretstack contact unblock %s", name, name)
+			}
 			if (c.Name == name || name == "contacts") && !c.Blocked {
 				p.Contacts, shown, found = append(p.Contacts, c.Key), append(shown, c.Name), true
 			}
@@ -226,7 +229,7 @@ func explainCircuit(err error, shown string) error {
 		return fmt.Errorf("%s is offline: its program does not run, or has no connection to %s", shown, hub)
 	case native.NoCircuits:
 		return fmt.Errorf("%s is at %s, but its program shares nothing", shown, hub)
-	case native.BadRequest:
+	case native.BadRequest, native.InviteNeeded, native.InviteBad:
 		return fmt.Errorf("%s: %s", hub, refusalText(err))
 	case native.Denied:
 		return fmt.Errorf("%s does not let you in", hub)
