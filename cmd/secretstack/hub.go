@@ -171,10 +171,7 @@ func (d *daemon) serveAdmin(ctx context.Context, failed chan<- error) (end func(
 	if d.settings.Admin == "" {
 		return func() {}, nil
 	}
-	host, _, err := net.SplitHostPort(d.settings.Admin)
-	if err != nil {
-		return nil, usagef("--admin takes an address such as %s, not %q", defaultAdmin, d.settings.Admin)
-	}
+	host, _, _ := net.SplitHostPort(d.settings.Admin) // config has looked at it
 	server, err := d.hub.Operator()
 	if err != nil {
 		return nil, err

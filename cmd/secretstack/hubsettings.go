@@ -169,6 +169,9 @@ func (s *hubSettings) config() (cfg hub.Config, err error) {
 	if err := checkDomain(s.Domain); err != nil {
 		return cfg, err
 	}
+	if _, _, err := net.SplitHostPort(s.Admin); s.Admin != "" && err != nil {
+		return cfg, usagef("--admin takes an address such as %s, not %q", defaultAdmin, s.Admin)
+	}
 	cfg = hub.Config{
 		Version: version, Name: s.Name, Domain: s.Domain, Secure: s.Secure, PublicPort: s.PublicPort,
 		Listen:  append([]string{net.JoinHostPort(s.Address, strconv.Itoa(int(s.Port)))}, s.Listen...),
