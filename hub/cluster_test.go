@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -20,11 +22,12 @@ import (
 	"github.com/secretstack/secretstack/plugins/hubclient"
 )
 
-// freeAddresses gives addresses of this machine at which nobody listens.
+// freeAddresses gives addresses of this machine at which nobody listens. Those on Linux are this process's own, so that no
+// other test takes them before they are used.
 func freeAddresses(t *testing.T, n int) (addresses []string) {
 	t.Helper()
 	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		ln, err := net.Listen("tcp", net.JoinHostPort(ownHost(), "0"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -32,6 +35,13 @@ func freeAddresses(t *testing.T, n int) (addresses []string) {
 		addresses = append(addresses, ln.Addr().String())
 	}
 	return addresses
+}
+
+func ownHost() string {
+	if pid := os.Getpid(); runtime.GOOS == "linux" {
+		return fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&63, pid>>8&255, pid&255)
+	}
+	return "127.0.0.1"
 }
 
 // startNodes starts the nodes of one hub, at the same time.

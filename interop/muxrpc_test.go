@@ -39,6 +39,7 @@ func newRawPeer(t testing.TB, conn net.Conn) rawPeer {
 		t.Fatal(err)
 	}
 	permissions := anonymousPermissions("test.")
+	permissions.Allow = append(permissions.Allow, ghosts...)
 	permissions.Allow = append(permissions.Allow, "manifest")
 	// Not t.Context, which ends before the deferred closings of the test.
 	ctx, cancel := context.WithCancel(context.Background())

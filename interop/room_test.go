@@ -341,7 +341,7 @@ func TestTheHubServesPeersAndBrowsersOnOnePort(t *testing.T) {
 	portal := openHub(t, "net:")
 	conn := dialLoopback(t, hostPort(t, portal.address))
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	if _, err := fmt.Fprint(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+	if _, err := fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: hub.example.org\r\nConnection: close\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	line, err := bufio.NewReader(conn).ReadString('\n')

@@ -63,7 +63,14 @@ func startGo(t testing.TB, name string, o goOptions) goPeer {
 	}
 	plugin := secretstack.NewPlugin(info, func(_ context.Context, s *secretstack.Setup) error {
 		register(t, s, p.seen, func(ctx context.Context) string { return secretstack.PeerFrom(ctx).Key().Ref() })
-		s.OnConnect(func(peer *secretstack.Peer) { p.joined <- peer })
+		s.OnConnect(func(peer *secretstack.Peer) {
+			if o.auth == nil && (peer.IsClient() || !peer.Key().Equal(s.App().ID())) {
+				permissions := s.App().Permissions("anonymous")
+				permissions.Allow = append(permissions.Allow, ghosts...)
+				peer.SetPermissions(permissions)
+			}
+			p.joined <- peer
+		})
 		if o.auth != nil {
 			return s.AuthHook(o.auth)
 		}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -33,11 +35,12 @@ func cluster(t *testing.T, n int) []*registry.Registry {
 	return together(t, cfgs)
 }
 
-// freeAddresses gives addresses of this machine at which nobody listens.
+// freeAddresses gives addresses of this machine at which nobody listens. Those on Linux are this process's own, so that no
+// other test takes them before they are used.
 func freeAddresses(t *testing.T, n int) (addresses []string) {
 	t.Helper()
 	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		ln, err := net.Listen("tcp", net.JoinHostPort(ownHost(), "0"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,6 +48,13 @@ func freeAddresses(t *testing.T, n int) (addresses []string) {
 		defer func() { _ = ln.Close() }()
 	}
 	return addresses
+}
+
+func ownHost() string {
+	if pid := os.Getpid(); runtime.GOOS == "linux" {
+		return fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&63, pid>>8&255, pid&255)
+	}
+	return "127.0.0.1"
 }
 
 func nodeTLS(t *testing.T, c *credential.Credential, name string) *tls.Config {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -23,12 +25,13 @@ type nodes struct {
 	all  []*Registry
 }
 
-// freeAddresses gives addresses of this machine at which nobody listens.
+// freeAddresses gives addresses of this machine at which nobody listens. Those on Linux are this process's own, so that no
+// other test takes them before they are used.
 func freeAddresses(tb testing.TB, n int) []string {
 	tb.Helper()
 	var addresses []string
 	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		ln, err := net.Listen("tcp", net.JoinHostPort(ownHost(), "0"))
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -36,6 +39,13 @@ func freeAddresses(tb testing.TB, n int) []string {
 		defer func() { _ = ln.Close() }()
 	}
 	return addresses
+}
+
+func ownHost() string {
+	if pid := os.Getpid(); runtime.GOOS == "linux" {
+		return fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&63, pid>>8&255, pid&255)
+	}
+	return "127.0.0.1"
 }
 
 func nodeTLS(tb testing.TB, c *credential.Credential, n int) *tls.Config {
