@@ -44,6 +44,7 @@ func FuzzID(f *testing.F) {
 	f.Add("")
 	f.Add("AAAAAAAAAAAAAAAAAAAAAA")
 	f.Add("AAAAAAAAAAAAAAAAAAAAAB") // not the way to write it
+	f.Add("0000000\n00000000000000A")
 	f.Fuzz(func(t *testing.T, s string) {
 		id, ok := ParseID(s)
 		if !ok || id == valid {

@@ -26,6 +26,9 @@ func (id ID) String() string { return base64.RawURLEncoding.EncodeToString(id[:]
 
 // ParseID reads what String writes, and reports false for everything else.
 func ParseID(s string) (id ID, ok bool) {
+	if len(s) != base64.RawURLEncoding.EncodedLen(len(id)) { // the decoder would pass over line breaks
+		return id, false
+	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
 	return ID(append(b, id[:]...)[:len(id)]), err == nil && len(b) == len(id)
 }
