@@ -469,7 +469,7 @@ func (h *home) screen(args ...string) *screen {
 		if os.Getenv("CI") == "true" {
 			h.t.Fatal("tmux is needed")
 		}
-		h.t.Skip("no tmux")
+		h.t.Skip("this test needs tmux")
 	}
 	s := &screen{h.t, filepath.Join(shortDir(h.t), "tmux")}
 	h.t.Cleanup(func() { _ = exec.Command("tmux", "-S", s.socket, "kill-server").Run() })

@@ -36,7 +36,7 @@ func openTab(t *testing.T, base string) *tab {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("needs chromium")
 		}
-		t.Skip("needs chromium")
+		t.Skip("this test needs chromium")
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.UserDataDir(t.TempDir()),
 		chromedp.NoSandbox, chromedp.DisableGPU, chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true),
