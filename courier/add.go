@@ -2,17 +2,14 @@ package courier
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/courier/card"
+	"github.com/secretstack/secretstack/courier/secrezapi"
 	"github.com/secretstack/secretstack/courier/store"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
@@ -20,9 +17,6 @@ import (
 	"github.com/secretstack/secretstack/plugins/hubclient"
 	"github.com/secretstack/secretstack/secrez"
 )
-
-// lookupTimeout bounds a question to a hub.
-const lookupTimeout = 20 * time.Second
 
 // believed is the warning for a key that only a hub has named.
 const believed = "the key is the hub's word: compare it with your contact's over another way, or ask for a contact card"
@@ -151,7 +145,7 @@ func page(text string) (secrez.ContactURL, bool) {
 
 // atWeb is a contact at the web address of a hub, which is asked for the key.
 func (c *Courier) atWeb(ctx context.Context, at secrez.ContactURL) (add store.Contact, warning string, err error) {
-	key, err := lookUp(ctx, at.Hub, at.ID)
+	key, err := c.lookUp(ctx, at.Hub, at.ID)
 	if err != nil {
 		return add, "", err
 	}
@@ -179,31 +173,18 @@ func (c *Courier) atOurHubs(ctx context.Context, id secrez.ID) (add store.Contac
 }
 
 // lookUp asks a hub, by HTTP, whose an id is.
-func lookUp(ctx context.Context, hub string, id secrez.ID) (secrez.PublicKey, error) {
-	ctx, stop := context.WithTimeout(ctx, lookupTimeout)
-	defer stop()
-	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, hub+"/api/v1/publickey/"+id.String(), nil)
-	if err != nil {
-		return secrez.PublicKey{}, muxrpc.Errorf("%q is no address of a hub", hub)
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return secrez.PublicKey{}, muxrpc.Errorf("the hub %s does not answer", hub)
-	}
-	defer func() { _ = response.Body.Close() }()
-	var answer struct {
-		PublicKey secrez.PublicKey `json:"publickey"`
-	}
+func (c *Courier) lookUp(ctx context.Context, hub string, id secrez.ID) (secrez.PublicKey, error) {
+	key, err := c.secrez.client.PublicKey(ctx, hub, id)
+	refused, isRefused := errors.AsType[*secrezapi.RefusedError](err)
 	switch {
-	case response.StatusCode == http.StatusNotFound:
-		return secrez.PublicKey{}, muxrpc.Errorf("the hub %s knows nobody with the id %s", hub, id)
-	case response.StatusCode != http.StatusOK:
-		return secrez.PublicKey{}, muxrpc.Errorf("the hub %s answers %d", hub, response.StatusCode)
+	case errors.Is(err, secrezapi.ErrUnknown):
+		err = muxrpc.Errorf("the hub %s knows nobody with the id %s", hub, id)
+	case errors.Is(err, secrezapi.ErrPrivate):
+		err = muxrpc.Errorf("the hub %s is in a private network: only hubs that the courier is told to use may be there", hub)
+	case isRefused:
+		err = muxrpc.Errorf("the hub %s answers %d", hub, refused.Status)
+	case err != nil:
+		err = muxrpc.Errorf("the hub %s does not answer", hub)
 	}
-	err = json.NewDecoder(io.LimitReader(response.Body, 64<<10)).Decode(&answer)
-	if err != nil || answer.PublicKey.IsZero() {
-		return secrez.PublicKey{}, muxrpc.Errorf("the hub %s answers with no key", hub)
-	}
-	return answer.PublicKey, nil
+	return key, err
 }

@@ -610,19 +610,19 @@ func TestContactsOverTheSocket(t *testing.T) {
 	const web = "http://127.0.0.1:1/s/7y-6ro-3z#"
 	card := strings.TrimPrefix(links.Link, "secretstack:")
 	for name, c := range map[string]struct{ name, what, want string }{
-		"another key for a name":  {"bob", links.Link, "the key has changed"},
-		"another name for a key":  {"robert", bob.address(), `your contact "bob"`},
-		"oneself":                 {"me", alice.id.Public().Ref(), "your own key"},
-		"an altered card":         {"m", altered(links.Link, 60), "altered"},
-		"half a card":             {"m", links.Link[:60], "contact card"},
-		"nothing that is known":   {"m", "hello", "no contact card"},
-		"an address without key":  {"m", "net:host:1~noauth", "no key"},
-		"an id without a hub":     {"m", "7y-6ro-3z", "not connected"},
-		"a name that nobody has":  {"a b", links.Link, "no spaces"},
-		"a hub that nobody is at": {"m", "http://127.0.0.1:1/s/7y-6ro-3z", "does not answer"},
-		"half a web link":         {"m", web + card[:60], "not a contact card"},
-		"a web link cut at #":     {"m", web, "not a contact card"},
-		"a web link with dirt":    {"m", web + card + "%zz", "not a contact card"},
+		"another key for a name": {"bob", links.Link, "the key has changed"},
+		"another name for a key": {"robert", bob.address(), `your contact "bob"`},
+		"oneself":                {"me", alice.id.Public().Ref(), "your own key"},
+		"an altered card":        {"m", altered(links.Link, 60), "altered"},
+		"half a card":            {"m", links.Link[:60], "contact card"},
+		"nothing that is known":  {"m", "hello", "no contact card"},
+		"an address without key": {"m", "net:host:1~noauth", "no key"},
+		"an id without a hub":    {"m", "7y-6ro-3z", "not connected"},
+		"a name that nobody has": {"a b", links.Link, "no spaces"},
+		"somebody else's hub":    {"m", "http://127.0.0.1:1/s/7y-6ro-3z", "private network"},
+		"half a web link":        {"m", web + card[:60], "not a contact card"},
+		"a web link cut at #":    {"m", web, "not a contact card"},
+		"a web link with dirt":   {"m", web + card + "%zz", "not a contact card"},
 	} {
 		if _, err := alice.ctl.AddContact(t.Context(), c.name, c.what); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)

@@ -1,6 +1,7 @@
 package courier
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -21,6 +23,7 @@ import (
 	"github.com/secretstack/secretstack/courier/store"
 	"github.com/secretstack/secretstack/internal/stay"
 	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -58,16 +61,41 @@ func newSecrezSide(c *Courier) (*secrezSide, error) {
 	}
 	s := &secrezSide{c: c, account: account}
 	s.life, s.stop = context.WithCancel(context.Background())
-	var trusted []string
-	if u, err := url.Parse(c.cfg.Secrez.Hub); err == nil && u.Host != "" {
-		trusted = append(trusted, u.Hostname())
-	}
-	s.client = secrezapi.NewClient(secrezapi.ClientOptions{Hubs: trusted})
+	s.client = secrezapi.NewClient(secrezapi.ClientOptions{Hubs: chosenHubs(c.cfg)})
 	s.public = secrezapi.New(secrezapi.Options{Backend: ownBackend{s}, Client: s.client, Now: c.cfg.Store.Now, Logger: c.cfg.Logger}).Public()
 	if c.cfg.Secrez.Hub != "" {
 		s.own = s.tunnel(s.public)
 	}
 	return s, nil
+}
+
+// chosenHubs are where the owner's hubs speak HTTP, as host and port.
+func chosenHubs(cfg Config) (chosen []string) {
+	if u, err := url.Parse(cfg.Secrez.Hub); err == nil {
+		chosen = append(chosen, hostPort(u))
+	}
+	for _, h := range cfg.Hubs {
+		for _, a := range multiserver.ParseLoose(h.Resolved().Address) {
+			t := a.Transport()
+			switch u, err := url.Parse(t.Text()); {
+			case t.Name == "net" && len(t.Data) > 1:
+				last := len(t.Data) - 1
+				chosen = append(chosen, net.JoinHostPort(strings.Trim(strings.Join(t.Data[:last], ":"), "[]"), t.Data[last]))
+			case err == nil && (t.Name == "ws" || t.Name == "wss"):
+				chosen = append(chosen, hostPort(u))
+			}
+		}
+	}
+	return chosen
+}
+
+// hostPort is where a web address leads.
+func hostPort(u *url.URL) string {
+	port := "80"
+	if u.Scheme == "https" || u.Scheme == "wss" {
+		port = "443"
+	}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
 }
 
 func (s *secrezSide) tunnel(h http.Handler) *secrezapi.Tunnel {
@@ -358,6 +386,8 @@ func (r secrezRoute) deliver(ctx context.Context, to store.Contact, address stri
 	err = r.s.client.Deliver(ctx, address, signed)
 	refused, isRefused := errors.AsType[*secrezapi.RefusedError](err)
 	switch {
+	case errors.Is(err, secrezapi.ErrPrivate):
+		return Outcome{}, fmt.Errorf("%s is in a private network, where no hub of yours is", address)
 	case errors.Is(err, secrezapi.ErrOffline):
 		return Outcome{}, fmt.Errorf("nobody answers at %s", address)
 	case isRefused:

@@ -63,6 +63,7 @@ type jsCourier struct {
 	mu   sync.Mutex
 	got  []string // texts, opened
 	down bool
+	all  int // requests
 }
 
 func newJSCourier(t *testing.T) *jsCourier {
@@ -78,6 +79,7 @@ func newJSCourier(t *testing.T) *jsCourier {
 func (js *jsCourier) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	js.mu.Lock()
 	defer js.mu.Unlock()
+	js.all++
 	if r.URL.Path == "/api/v1/publickey/7y-6ro-3z" {
 		_ = json.NewEncoder(w).Encode(map[string]string{"publickey": js.account.Public().String()})
 		return
@@ -119,13 +121,24 @@ func (js *jsCourier) texts() string {
 	return strings.Join(js.got, " ")
 }
 
-func (js *jsCourier) url() string {
+func (js *jsCourier) requests() int {
+	js.mu.Lock()
+	defer js.mu.Unlock()
+	return js.all
+}
+
+func (js *jsCourier) hub() string {
 	u, _ := url.Parse(js.URL)
-	return "http://7y-6ro-3z.localhost:" + u.Port()
+	return "http://localhost:" + u.Port()
+}
+
+func (js *jsCourier) url() string {
+	return strings.Replace(js.hub(), "localhost", "7y-6ro-3z.localhost", 1)
 }
 
 func TestACourierOfSecrezGetsMessages(t *testing.T) {
-	alice, js := newPerson(t, "Alice"), newJSCourier(t)
+	js := newJSCourier(t)
+	alice := newPerson(t, "Alice", func(c *courier.Config) { c.Secrez.Hub = js.hub() })
 	added, err := alice.ctl.AddContact(t.Context(), "js", js.url())
 	if err != nil || added.Warning == "" || added.Secrez != js.account.Public().String() {
 		t.Fatalf("%+v, %v", added, err)
@@ -143,6 +156,32 @@ func TestACourierOfSecrezGetsMessages(t *testing.T) {
 	check(t, err)
 	if m := alice.waitState(file.ID, "failed"); !strings.Contains(m.Note, "texts only") {
 		t.Errorf("%+v", m)
+	}
+	js.Close()
+	if _, err := alice.ctl.AddContact(t.Context(), "other", js.url()); err == nil || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("a hub that has ended: %v", err)
+	}
+}
+
+// A contact's address that leads to this machine, where its owner has no hub, must not be followed: neither when it is
+// added nor when something is sent.
+func TestAddressesOfContactsDoNotLeadToThisMachine(t *testing.T) {
+	js := newJSCourier(t)
+	alice := newPerson(t, "Alice", func(c *courier.Config) { c.Secrez.Hub = js.hub() })
+	_, err := alice.ctl.AddContact(t.Context(), "js", js.url())
+	check(t, err)
+	alice.stop()
+	alice.cfg.Secrez.Hub = ""
+	alice.start()
+	before := js.requests()
+	_, err = alice.ctl.AddContact(t.Context(), "other", js.url())
+	if err == nil || !strings.Contains(err.Error(), "private network") {
+		t.Errorf("added: %v", err)
+	}
+	alice.send("js", "hello")
+	until(t, "the attempt in vain", func() bool { return strings.Contains(alice.contact("js").Trouble, "private network") })
+	if after := js.requests(); after != before {
+		t.Errorf("%d requests have come", after-before)
 	}
 }
 
@@ -200,7 +239,7 @@ func TestACourierOfSecrezWritesToUsThroughTheHub(t *testing.T) {
 			if status := post(t, h, u.Host, hello); status != http.StatusBadRequest {
 				t.Errorf("a stranger's: %d", status)
 			}
-			_, err = alice.ctl.AddContact(t.Context(), "js", js.url())
+			_, err = alice.ctl.AddContact(t.Context(), "js", js.account.Public().String())
 			check(t, err)
 			for range 2 {
 				if status := post(t, h, u.Host, hello); status != http.StatusOK {

@@ -9,9 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -23,22 +21,20 @@ const maxAnswer = 64 << 10
 
 // ClientOptions bound a [Client]. The zero value delivers over the open internet only.
 type ClientOptions struct {
-	// Hubs are host names of hubs that may be in a private network, or on this machine: those that the owner has chosen.
-	// Names such as localhost always may be.
+	// Hubs are the hubs that may be in a private network, or on this machine, as host and port: those that the owner has
+	// chosen. Couriers at them may be there as well.
 	Hubs []string
 	// Timeout bounds one delivery. Zero: 20 seconds.
 	Timeout time.Duration
-	// Dial opens connections to an address and a port. Nil: a net.Dialer.
-	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Lookup finds the addresses of a host. Nil: net.DefaultResolver.
-	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Resolver finds the addresses of names. Nil: net.DefaultResolver.
+	Resolver *net.Resolver
 }
 
 // Client speaks with couriers and hubs of Secrez over HTTP. It follows no redirects, waits for nobody for long, and does
 // not connect to private networks because a contact's address says so.
 type Client struct {
-	o    ClientOptions
-	http *http.Client
+	dialer dialer
+	http   *http.Client
 }
 
 // NewClient makes a client.
@@ -46,80 +42,16 @@ func NewClient(o ClientOptions) *Client {
 	if o.Timeout <= 0 {
 		o.Timeout = 20 * time.Second
 	}
-	if o.Dial == nil {
-		o.Dial = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
-	}
-	if o.Lookup == nil {
-		o.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
-			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		}
-	}
-	c := &Client{o: o}
+	c := &Client{dialer: dialer{hubs: o.Hubs, resolver: o.Resolver}}
 	c.http = &http.Client{
 		Timeout:       o.Timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			DialContext: c.dial, TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: maxAnswer, IdleConnTimeout: 30 * time.Second,
+		Transport: &http.Transport{ // without a proxy, which would dial for us
+			DialContext: c.dialer.dial, TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: maxAnswer, IdleConnTimeout: 30 * time.Second,
 			MaxIdleConnsPerHost: 2,
 		},
 	}
 	return c
-}
-
-// dial connects to a host that may be connected to.
-func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	found, err := c.resolve(ctx, host)
-	if err != nil {
-		return nil, err
-	}
-	failure := fmt.Errorf("%s has no address that may be connected to", host)
-	for _, addr := range found {
-		if !c.allowed(host, addr.Unmap()) {
-			continue
-		}
-		conn, err := c.o.Dial(ctx, network, net.JoinHostPort(addr.String(), port))
-		if err == nil {
-			return conn, nil
-		}
-		failure = err
-	}
-	return nil, failure
-}
-
-// resolve finds the addresses of a host. Names below localhost are this machine, whatever resolvers say.
-func (c *Client) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{addr}, nil
-	}
-	if isLocalhost(host) {
-		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}, nil
-	}
-	return c.o.Lookup(ctx, host)
-}
-
-func isLocalhost(host string) bool {
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	return host == "localhost" || strings.HasSuffix(host, ".localhost")
-}
-
-// allowed reports whether a host may be at an address.
-func (c *Client) allowed(host string, addr netip.Addr) bool {
-	if addr.IsMulticast() || addr.IsUnspecified() || addr.IsLinkLocalUnicast() {
-		return false
-	}
-	if !addr.IsPrivate() && !addr.IsLoopback() {
-		return true
-	}
-	if isLocalhost(host) {
-		return addr.IsLoopback()
-	}
-	return slices.ContainsFunc(c.o.Hubs, func(hub string) bool {
-		return strings.EqualFold(host, hub) || strings.HasSuffix(strings.ToLower(host), "."+strings.ToLower(hub))
-	})
 }
 
 // RefusedError says that a courier or a hub has answered that it does not take something.
@@ -136,7 +68,7 @@ func (e *RefusedError) Error() string {
 }
 
 // Deliver gives a signed message to the courier at a contact's address, such as "https://7y-6ro-3z.example.com". Its error
-// is [ErrOffline] when nobody is there, or a [*RefusedError] when it was not taken.
+// is [ErrOffline] when nobody is there, with [ErrPrivate] when nobody asked, or a [*RefusedError] when it was not taken.
 func (c *Client) Deliver(ctx context.Context, address string, s secrez.Signed) error {
 	at, err := secrez.ParseContactURL(address)
 	if err != nil {
@@ -164,6 +96,30 @@ func (c *Client) Deliver(ctx context.Context, address string, s secrez.Signed) e
 	return nil
 }
 
+// PublicKey asks a hub, such as "https://example.com", whose an id is. Its error is [ErrUnknown] when the hub knows nobody
+// with it, [ErrOffline], or a [*RefusedError].
+func (c *Client) PublicKey(ctx context.Context, hub string, id secrez.ID) (secrez.PublicKey, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, hub+"/api/v1/publickey/"+id.String(), nil)
+	if err != nil {
+		return secrez.PublicKey{}, fmt.Errorf("%w: the hub's address is none", ErrOffline)
+	}
+	var answer struct {
+		PublicKey secrez.PublicKey `json:"publickey"`
+	}
+	status, err := c.do(r, &answer)
+	switch {
+	case status == http.StatusNotFound:
+		return secrez.PublicKey{}, ErrUnknown
+	case err != nil:
+		return secrez.PublicKey{}, err
+	case status != http.StatusOK:
+		return secrez.PublicKey{}, &RefusedError{Status: status}
+	case answer.PublicKey.IsZero():
+		return secrez.PublicKey{}, fmt.Errorf("%w: the hub answers with no key", ErrOffline)
+	}
+	return answer.PublicKey, nil
+}
+
 // do makes a request and reads a JSON answer. A hub's way to say that a courier is away is [ErrOffline].
 func (c *Client) do(r *http.Request, into any) (status int, err error) {
 	r.Header.Set("Accept", "application/json")
@@ -171,6 +127,9 @@ func (c *Client) do(r *http.Request, into any) (status int, err error) {
 	if err != nil {
 		if r.Context().Err() != nil && !errors.Is(r.Context().Err(), context.DeadlineExceeded) {
 			return 0, r.Context().Err()
+		}
+		if errors.Is(err, ErrPrivate) {
+			return 0, fmt.Errorf("%w: %w", ErrOffline, ErrPrivate)
 		}
 		return 0, ErrOffline // the error's text holds the payload
 	}

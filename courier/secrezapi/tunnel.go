@@ -1,6 +1,7 @@
 package secrezapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -41,7 +42,7 @@ type Tunnel struct {
 // TunnelOptions describe a [Tunnel]. All but Logger and Retry are needed.
 type TunnelOptions struct {
 	Client  *Client
-	Hub     string // such as "https://example.com:8433"
+	Hub     string // which the owner has chosen, such as "https://example.com:8433"
 	Handler http.Handler
 	// Retry is the first pause before a socket that was lost is opened again; it doubles. Zero: 1 second.
 	Retry  time.Duration
@@ -78,15 +79,13 @@ func (t *Tunnel) Publish(ctx context.Context, s secrez.Signed) (Published, error
 	if err != nil {
 		return Published{}, err
 	}
-	host := got.IP
-	if host == "" {
-		u, err := url.Parse(t.hub)
-		if err != nil {
-			return Published{}, ErrOffline
-		}
-		host = u.Hostname()
+	u, err := url.Parse(t.hub)
+	if err != nil {
+		return Published{}, ErrOffline
 	}
-	l := t.open(Published{got.ID, got.URL}, net.JoinHostPort(host, strconv.Itoa(int(got.Port))), min(max(got.Sockets, 1), maxSockets))
+	port := strconv.Itoa(int(got.Port))
+	own := dialer{hubs: []string{net.JoinHostPort(u.Hostname(), port)}, resolver: t.client.dialer.resolver}
+	l := t.open(Published{got.ID, got.URL}, own, net.JoinHostPort(cmp.Or(got.IP, u.Hostname()), port), min(max(got.Sockets, 1), maxSockets))
 	if !t.replace(l) {
 		l.close()
 		return Published{}, ErrOffline
@@ -142,6 +141,7 @@ func (t *Tunnel) Close() error {
 type lines struct {
 	at     Published
 	tunnel *Tunnel
+	dialer dialer // to the hub's host at any port, wherever the owner has a hub
 	port   string
 	conns  chan net.Conn
 	server *http.Server
@@ -157,9 +157,9 @@ type lines struct {
 	count int // of open sockets
 }
 
-func (t *Tunnel) open(at Published, port string, sockets int) *lines {
+func (t *Tunnel) open(at Published, d dialer, port string, sockets int) *lines {
 	ctx, stop := context.WithCancel(context.Background())
-	l := &lines{at: at, tunnel: t, port: port, conns: make(chan net.Conn), ctx: ctx, stop: stop, first: make(chan struct{}), gone: make(chan struct{})}
+	l := &lines{at: at, tunnel: t, dialer: d, port: port, conns: make(chan net.Conn), ctx: ctx, stop: stop, first: make(chan struct{}), gone: make(chan struct{})}
 	l.opened = sync.OnceFunc(func() { close(l.first) })
 	l.lost = sync.OnceFunc(func() { close(l.gone) })
 	// No deadline for a request's beginning: a socket waits for the next one as long as the hub likes.
@@ -175,7 +175,7 @@ func (t *Tunnel) open(at Published, port string, sockets int) *lines {
 func (l *lines) keep() {
 	pause := l.tunnel.retry
 	for vain := 0; l.ctx.Err() == nil; {
-		conn, err := l.tunnel.client.dial(l.ctx, "tcp", l.port)
+		conn, err := l.dialer.dial(l.ctx, "tcp", l.port)
 		if err != nil {
 			if vain++; vain >= goneAfter && !l.alive() {
 				l.lost()

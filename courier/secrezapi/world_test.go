@@ -5,10 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -248,19 +246,10 @@ func sealed(t testing.TB, a *secrez.Account, to secrez.PublicKey, text string, w
 	return signed(t, a, action{"message": box}, when)
 }
 
-// clientTo is a client for which every name is on this machine, at one server.
+// clientTo is a client for which every name is that of one server.
 func clientTo(t testing.TB, server *httptest.Server) *secrezapi.Client {
 	t.Helper()
-	return secrezapi.NewClient(secrezapi.ClientOptions{
-		Hubs: []string{"127zero0one.com"},
-		Lookup: func(context.Context, string) ([]netip.Addr, error) {
-			return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
-		},
-		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, network, server.Listener.Addr().String())
-		},
-	})
+	return secrezapi.ClientTo(secrezapi.ClientOptions{}, server.Listener.Addr().String())
 }
 
 // newServer serves a handler until the test ends.

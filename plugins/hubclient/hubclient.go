@@ -93,8 +93,8 @@ func (h *Hub) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*plain)(h))
 }
 
-// resolved takes a link apart. What is none stays as it is.
-func (h Hub) resolved() Hub {
+// Resolved takes the link of an invitation apart, if Address is one. What is none stays as it is.
+func (h Hub) Resolved() Hub {
 	link, err := native.ParseLink(h.Address)
 	if err != nil {
 		return h
@@ -231,7 +231,7 @@ func (c *Client) offer(method string, err error) error {
 // addHubs checks the addresses of the hubs, and loads what is known of them.
 func (c *Client) addHubs(hubs []Hub) error {
 	for _, cfg := range hubs {
-		cfg = cfg.resolved()
+		cfg = cfg.Resolved()
 		key, err := hubKey(cfg.Address)
 		if err != nil {
 			return fmt.Errorf("hubclient: hubs: %w", err)
