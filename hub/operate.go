@@ -158,14 +158,15 @@ func (h *Hub) InviteLink(code string) string {
 }
 
 // Operator returns what the operator of the hub is served, for a listener of its own: metrics, health, an API and a page.
-// It asks for the token in the file "admin-token" in the data folder, which is made when missing.
-func (h *Hub) Operator() (*http.Server, error) {
+// It asks for the token in the file "admin-token" in the data folder, which is made when missing. Names are host names of
+// the listener; under others than those, localhost and the hub's domain it answers nothing.
+func (h *Hub) Operator(names ...string) (*http.Server, error) {
 	token, err := admin.LoadToken(filepath.Join(h.cfg.Dir, tokenFile))
 	if err != nil {
 		return nil, err
 	}
 	handler, err := admin.New(admin.Config{
-		Hub: h, Admission: h.admission, Observer: h.observer, Token: token, Logger: h.log,
+		Hub: h, Admission: h.admission, Observer: h.observer, Token: token, Names: names, Logger: h.log,
 	})
 	if err != nil {
 		return nil, err

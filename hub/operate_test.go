@@ -27,7 +27,7 @@ func TestTheOperatorIsServedWithTheTokenOfTheDataFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	ask := func(path, token string) (int, string) {
-		request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+		request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost"+path, nil)
 		request.Header.Set("Authorization", "Bearer "+token)
 		answer := httptest.NewRecorder()
 		operator.Handler.ServeHTTP(answer, request)
@@ -57,7 +57,7 @@ func TestTheOperatorIsServedWithTheTokenOfTheDataFolder(t *testing.T) {
 func samples(t *testing.T, operator *http.Server) map[string]float64 {
 	t.Helper()
 	answer := httptest.NewRecorder()
-	operator.Handler.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+	operator.Handler.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost/metrics", nil))
 	all := map[string]float64{}
 	for line := range strings.Lines(answer.Body.String()) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")

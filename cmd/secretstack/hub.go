@@ -172,7 +172,7 @@ func (d *daemon) serveAdmin(ctx context.Context, failed chan<- error) (end func(
 		return func() {}, nil
 	}
 	host, _, _ := net.SplitHostPort(d.settings.Admin) // config has looked at it
-	server, err := d.hub.Operator()
+	server, err := d.hub.Operator(host)
 	if err != nil {
 		return nil, err
 	}

@@ -297,13 +297,20 @@ func TestTheOperatorIsServedWhereHeWants(t *testing.T) {
 	if r := command(t, "", "hub", "health", "--root", root); r.code != exitOK || r.out != "ready\n" {
 		t.Errorf("without --admin: %d, %s%s", r.code, r.out, r.err)
 	}
-	response, err := http.Get("http://" + n.Admin + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		t.Errorf("metrics: %s", response.Status)
+	for host, want := range map[string]int{n.Admin: http.StatusOK, "evil.example": http.StatusMisdirectedRequest} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+n.Admin+"/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = host
+		response, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("metrics at %s: %s", host, response.Status)
+		}
 	}
 	if _, err := os.Stat(filepath.Join(root, "hub", "admin-token")); err != nil {
 		t.Error(err)

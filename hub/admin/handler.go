@@ -28,6 +28,10 @@ type Config struct {
 	// Token is what an operator proves himself with. The zero Token: nobody can, and only metrics and health are told.
 	Token Token
 
+	// Names are those by which the listener is asked, besides localhost, its addresses, and the hub's domain. Requests for
+	// other names are refused: they come from pages of others.
+	Names []string
+
 	// Logger gets what operators do and failed logins, never a token or the code of an invite. Nil: nothing is logged.
 	Logger *slog.Logger
 }
@@ -67,7 +71,8 @@ func New(cfg Config) (*Handler, error) {
 	mux.HandleFunc("GET /readyz", h.readyz)
 	h.mountPages(mux)
 	h.mountAPI(mux)
-	h.serve = secured(http.NewCrossOriginProtection().Handler(mux))
+	names := append([]string{cfg.Hub.About().Domain}, cfg.Names...)
+	h.serve = secured(atOwnName(names, http.NewCrossOriginProtection().Handler(mux)))
 	return h, nil
 }
 

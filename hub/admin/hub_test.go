@@ -115,7 +115,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.token = strings.TrimSpace(string(text))
 	w.Handler, err = admin.New(admin.Config{
-		Hub: w.hub, Admission: w.admission, Observer: w.observer, Token: token, Logger: slog.New(slog.NewTextHandler(w.log, nil)),
+		Hub: w.hub, Admission: w.admission, Observer: w.observer, Token: token, Names: []string{"admin.example.org"}, Logger: slog.New(slog.NewTextHandler(w.log, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -155,6 +155,7 @@ func (w *world) ask(
 ) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), method, path, body)
+	r.Host = "localhost"
 	for _, option := range options {
 		option(r)
 	}
