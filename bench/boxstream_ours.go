@@ -23,8 +23,8 @@ func measureBoxStreamOverTCP(ctx context.Context, d time.Duration) (float64, err
 func boxFlow(_ context.Context, a, b net.Conn, count func(int)) error {
 	writer, reader := newBoxStream(a, b)
 	return together(func() { drop(a, b) },
-		func() error { return writeChunks(writer) },
-		func() error { return readAll(reader, count) },
+		func() error { return writeChunks(writer, chunkSize) },
+		func() error { return readAll(reader, chunkSize, count) },
 	)
 }
 

@@ -81,14 +81,14 @@ func libp2pFlow(ctx context.Context, a, b net.Conn, count func(int)) error {
 			if err != nil {
 				return err
 			}
-			return writeChunks(stream)
+			return writeChunks(stream, chunkSize)
 		},
 		func() error {
 			stream, err := server.AcceptStream()
 			if err != nil {
 				return err
 			}
-			return readAll(stream, count)
+			return readAll(stream, chunkSize, count)
 		},
 	)
 }

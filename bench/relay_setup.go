@@ -16,11 +16,18 @@ func endsRow(key string) row {
 			Note:  "a stream of plugins/hubclient: a circuit with the secret handshake and the box stream inside; both ends in one process",
 			Start: relayFlow(startHubEnds, 1),
 		},
-		Peers: []peer{{
-			Name: "libp2p circuit relay v2", AtLeast: 1,
-			Note:  "go-libp2p 0.51.0: a stream in a connection through the relay, with noise and yamux inside; both ends in one process",
-			Start: relayFlow(startLibp2pCircuits, 1),
-		}},
+		Peers: []peer{
+			{
+				Name:  "our box stream alone",
+				Note:  "boxstream.Writer to boxstream.Reader, 64 KiB at a time, on loopback TCP, without a relay",
+				Start: stateless(measureBoxStreamOverTCP),
+			},
+			{
+				Name: "libp2p circuit relay v2", AtLeast: 1,
+				Note:  "go-libp2p 0.51.0: a stream in a connection through the relay, with noise and yamux inside; both ends in one process",
+				Start: relayFlow(startLibp2pCircuits, 1),
+			},
+		},
 	}
 }
 
@@ -74,9 +81,13 @@ func setups(start func(ctx context.Context) (relay, error), workers int) func(co
 	}
 }
 
-// manyPerSecond is how many circuits there are at once for each second that a measurement is asked to take, up to so
-// many.
-const manyPerSecond = 1000
+// manyCircuits is how many there are at once, in a round of manyRound or longer; fewer in a shorter one. What passes
+// through them is measured for manyTimes as long as a round: all of them have to get going first.
+const (
+	manyCircuits = 1000
+	manyRound    = 400 * time.Millisecond
+	manyTimes    = 5
+)
 
 // manyRow is a thousand circuits at once: bulk through all of them, and the relay's memory.
 func manyRow(key string) row {
@@ -116,7 +127,8 @@ func many(start func(ctx context.Context) (relay, error)) func(context.Context) 
 			return nil, errors.Join(err, r.Close())
 		}
 		measure := func(ctx context.Context, d time.Duration) ([]float64, error) {
-			return measureMany(ctx, r, d, max(1, min(manyPerSecond, int(d.Seconds()*manyPerSecond))), before)
+			n := max(1, min(manyCircuits, int(manyCircuits*d/manyRound)))
+			return measureMany(ctx, r, manyTimes*d, n, before)
 		}
 		return &several{measure: measure, close: r.Close}, nil
 	}
@@ -139,7 +151,7 @@ func measureMany(ctx context.Context, r relay, d time.Duration, n, before int) (
 		busy <- n
 	})
 	defer look.Stop()
-	rate, perGiB, err := flowAndCPU(ctx, d, r.pid(), pairs)
+	rate, perGiB, err := flowAndCPU(ctx, d, r.pid(), pairs, chunkSize)
 	if err != nil {
 		return nil, err
 	}
