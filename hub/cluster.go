@@ -6,8 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +23,9 @@ import (
 
 // nodeSecretFile holds a node's own identity, in the data folder.
 const nodeSecretFile = "node-secret"
+
+// nodeNameFile holds its name, there too.
+const nodeNameFile = "node-name"
 
 // Cluster makes a hub one of several processes that are one hub, docs/PROTOCOL.md §15. Their Config says the same about who may
 // use the hub, and about Domain.
@@ -41,6 +47,9 @@ type Cluster struct {
 	Replicas int
 	// URL is a NATS cluster to be used in place of embedded engines, URLCredentials the file to log in with.
 	URL, URLCredentials string
+	// Waiting is told, again and again, how many nodes of how many are in reach, while New waits for a majority of them. With a URL
+	// both are zero. It must return soon. Nil: nobody is told.
+	Waiting func(reached, of int)
 	// Limits bound what nodes ask of each other.
 	Limits cluster.Limits
 }
@@ -65,6 +74,7 @@ func (c *Cluster) check() error {
 // nodes is what a hub has as a node of a cluster. Without one, everything of it is empty.
 type nodes struct {
 	identity *keys.Identity // this node's
+	links    net.Listener   // the node's, as soon as there is one
 	node     *cluster.Node
 
 	telling sync.Mutex // puts what is told of one courier in order
@@ -75,6 +85,29 @@ type nodes struct {
 	conns     map[net.Conn]struct{}                       // of links that other nodes have opened
 }
 
+// NodeName tells what the node is called whose data folder is dir. Empty: there is none yet.
+func NodeName(dir string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(dir, nodeNameFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(text)), err
+}
+
+// rememberNode sees that a data folder is always the same node's: the engine takes another name for another node.
+func rememberNode(dir, name string) error {
+	before, err := NodeName(dir)
+	switch {
+	case err != nil:
+		return fmt.Errorf("hub: %w", err)
+	case before == "":
+		err = os.WriteFile(filepath.Join(dir, nodeNameFile), []byte(name+"\n"), 0o600)
+	case before != name:
+		return fmt.Errorf("%w: Cluster.Name: the data folder is that of node %q, not of %q", ErrConfig, before, name)
+	}
+	return err
+}
+
 // registryCluster is the registry's part of the configuration of a node.
 func (h *Hub) registryCluster() (*registry.Cluster, error) {
 	c := h.cfg.Cluster
@@ -83,6 +116,9 @@ func (h *Hub) registryCluster() (*registry.Cluster, error) {
 	}
 	var config *tls.Config
 	var err error
+	if err := rememberNode(h.cfg.Dir, c.Name); err != nil {
+		return nil, err
+	}
 	h.nodes.identity, err = keys.LoadOrCreate(filepath.Join(h.cfg.Dir, nodeSecretFile), keys.FileOptions{})
 	if err == nil {
 		config, err = c.Credential.TLS(h.nodes.identity, c.Name)
@@ -92,8 +128,20 @@ func (h *Hub) registryCluster() (*registry.Cluster, error) {
 	}
 	return &registry.Cluster{
 		Name: c.Credential.Name(), Node: c.Name, Listen: c.Listen, Advertise: c.Advertise, Peers: c.Peers, TLS: config,
-		URL: c.URL, Credentials: c.URLCredentials,
+		URL: c.URL, Credentials: c.URLCredentials, Waiting: c.Waiting,
 	}, nil
+}
+
+// openLinks listens where other nodes open links: a port that is taken is to be seen before they are waited for.
+func (h *Hub) openLinks(ctx context.Context) (err error) {
+	if h.cfg.Cluster == nil {
+		return nil
+	}
+	var config net.ListenConfig
+	if h.nodes.links, err = config.Listen(ctx, "tcp", h.cfg.Cluster.Links); err != nil {
+		return fmt.Errorf("hub: links of other nodes: %w", err)
+	}
+	return nil
 }
 
 // openCluster joins the other nodes.
@@ -109,47 +157,41 @@ func (h *Hub) openCluster(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("hub: %w", err)
 	}
-	var config net.ListenConfig
-	ln, err := config.Listen(ctx, "tcp", c.Links)
-	if err != nil {
-		return fmt.Errorf("hub: %w", err)
-	}
 	h.nodes.node, err = cluster.Open(ctx, cluster.Config{
-		Bus: h.registry, Name: c.Name, Identity: h.nodes.identity, AppKey: appKey, Listener: ln,
+		Bus: h.registry, Name: c.Name, Identity: h.nodes.identity, AppKey: appKey, Listener: h.nodes.links,
 		Advertise: c.AdvertiseLinks, Release: h.cfg.Version, Answer: h.answerNode, Serve: h.serveLink, Load: h.load,
 		Limits: c.Limits, Logger: h.log,
 	})
 	return err
 }
 
-// openAttempts is how often a node tries to open what all nodes share: another one may have gone meanwhile.
-const openAttempts = 20
-
-// patiently tries again what the other nodes can make fail.
+// patiently tries again what the other nodes can make fail: another one may have gone meanwhile.
 func (h *Hub) patiently(open func(context.Context) error) func(context.Context) error {
 	if h.cfg.Cluster == nil {
 		return open
 	}
 	return func(ctx context.Context) (err error) {
-		for range openAttempts {
+		for {
 			if err = open(ctx); !errors.Is(err, registry.ErrUnavailable) {
 				return err
 			}
-			h.log.Info("hub: waiting for the other nodes", "err", err)
+			h.log.Warn("hub: waiting for the other nodes", "err", err)
 			select {
 			case <-time.After(time.Second):
 			case <-ctx.Done():
 				return err
 			}
 		}
-		return err
 	}
 }
 
 // closeCluster leaves the other nodes. Links that they have opened end.
 func (h *Hub) closeCluster() error {
-	if h.nodes.node == nil {
+	switch {
+	case h.nodes.links == nil:
 		return nil
+	case h.nodes.node == nil:
+		return notClosed(h.nodes.links.Close())
 	}
 	h.nodes.mu.Lock()
 	var conns []net.Conn

@@ -96,7 +96,7 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 	h.live.Store(&cfg)
 	h.life, h.end = context.WithCancel(context.Background())
 	for _, open := range []func(context.Context) error{
-		h.openDir, h.openListeners, h.openRegistry, h.patiently(h.openAdmission), h.patiently(h.openMailboxes),
+		h.openDir, h.openListeners, h.openLinks, h.openRegistry, h.patiently(h.openAdmission), h.patiently(h.openMailboxes),
 		h.openPools, h.patiently(h.openSecrez), h.openCircuits, h.openWeb, h.openApp, h.openCluster,
 	} {
 		if err := open(ctx); err != nil {

@@ -60,7 +60,7 @@ at once. On SIGTERM and Ctrl-C it drains: couriers are told, and what runs may f
 	}
 	given.flags(cmd.Flags())
 	cmd.Flags().StringVar(&config, "config", "", "configuration file, in TOML")
-	cmd.AddCommand(newHubHealth(g), newHubStatus(g), newHubBackup(g), newHubRestore(g), newHubInvite(g), newHubRule(g))
+	cmd.AddCommand(newHubHealth(g), newHubStatus(g), newHubBackup(g), newHubRestore(g), newHubInvite(g), newHubRule(g), newHubCluster(g))
 	return cmd
 }
 
@@ -87,21 +87,61 @@ func runHub(ctx context.Context, g *globals, file string, given *pflag.FlagSet) 
 		return err
 	}
 	d.log = d.settings.logger(g)
-	base, err := g.config(ctx, g.hubDir())
-	if err != nil {
+	if err := d.identify(ctx); err != nil {
 		return err
 	}
-	d.config.Dir, d.config.Identity, d.config.AppKey, d.config.Logger = base.Dir, base.Identity, base.AppKey, d.log
-	d.config.Control = controlWorks(base.Dir)
+	d.config.Control = controlWorks(d.config.Dir)
 	endCertificates, err := d.certificates(ctx)
 	if err != nil {
 		return err
 	}
 	defer endCertificates()
-	if d.hub, err = hub.New(ctx, d.config); err != nil {
+	if d.hub, err = hub.New(ctx, d.config); ctx.Err() != nil && err != nil {
+		return errInterrupted
+	} else if err != nil {
 		return explainHub(err)
 	}
 	return errors.Join(d.serve(ctx), d.hub.Close(context.WithoutCancel(ctx)))
+}
+
+// identify says who the hub is, and where its data are. As a node it has its identity from the cluster's credential.
+func (d *daemon) identify(ctx context.Context) (err error) {
+	if d.g.root == "" {
+		return usagef("--root is empty")
+	}
+	d.config.Logger, d.config.Dir = d.log, d.g.hubDir()
+	if d.config.Cluster, err = d.settings.cluster(ctx, d.g); err != nil {
+		return err
+	}
+	if d.config.Cluster == nil {
+		base, err := d.g.config(ctx, d.g.hubDir())
+		d.config.Identity, d.config.AppKey = base.Identity, base.AppKey
+		return err
+	}
+	d.config.Cluster.Waiting = d.waiting()
+	if d.config.AppKey, err = d.g.networkKey(); err != nil {
+		return err
+	}
+	return checkFolder(d.config.Dir)
+}
+
+// waiting shows on a terminal what the log says elsewhere.
+func (d *daemon) waiting() func(reached, of int) {
+	shown := ""
+	return func(reached, of int) {
+		text := waitingText(reached, of)
+		if text != shown && isTerminal(d.g.err) {
+			fmt.Fprintln(d.g.err, text)
+		}
+		shown = text
+	}
+}
+
+func waitingText(reached, of int) string {
+	if of == 0 {
+		return "waiting for the NATS cluster"
+	}
+	return fmt.Sprintf("waiting for the other nodes: %d of %d reached", reached, of)
 }
 
 // serve runs the hub until it is told to stop.
@@ -154,7 +194,7 @@ func (d *daemon) reload() {
 		return
 	}
 	cfg.Dir, cfg.AppKey, cfg.Control = d.config.Dir, d.config.AppKey, d.config.Control
-	cfg.Certificates = d.config.Certificates
+	cfg.Certificates, cfg.Cluster = d.config.Certificates, d.config.Cluster
 	unchanged, err := d.hub.Reload(cfg)
 	if err != nil {
 		d.log.Error("the configuration stays as it was", "err", plain(err))
@@ -290,6 +330,9 @@ func explainHub(err error) error {
 	case errors.Is(err, registry.ErrLocked):
 		return fmt.Errorf("%w; a hub is running with this --root already: stop it, or choose another", err)
 	case errors.Is(err, syscall.EADDRINUSE):
+		if strings.Contains(err.Error(), "other nodes") {
+			return fmt.Errorf("%w; choose another port with --advertise or --listen-nodes", err)
+		}
 		return fmt.Errorf("%w; is a hub running already? choose another port with --port", err)
 	case errors.Is(err, syscall.EACCES) && strings.Contains(err.Error(), "listen"):
 		return fmt.Errorf("%w; ports below 1024 need special rights; choose another port with --port", err)
@@ -305,7 +348,7 @@ func (d *daemon) announce() error {
 	if d.g.json {
 		return json.NewEncoder(d.g.out).Encode(map[string]any{
 			"id": d.hub.About().Key.Ref(), "addresses": addresses, "domain": d.config.Domain,
-			"admission": d.hub.Admission().Mode(), "admin": d.settings.Admin, "dir": d.config.Dir,
+			"admission": d.hub.Admission().Mode(), "admin": d.settings.Admin, "dir": d.config.Dir, "node": d.node(),
 		})
 	}
 	if len(addresses) == 0 {
@@ -321,6 +364,9 @@ func (d *daemon) announce() error {
 	if d.settings.Admin != "" {
 		line("admin", "http://"+d.settings.Admin+"  (token: "+filepath.Join(d.config.Dir, "admin-token")+")")
 	}
+	if node := d.node(); node != "" {
+		line("node", node+" of cluster "+d.settings.Cluster)
+	}
 	line("data", d.config.Dir)
 	fmt.Fprintf(&b, `
 To be reached through this hub, run on the machine that should be reachable:
@@ -331,6 +377,14 @@ It prints the address for the others. Ctrl-C stops the hub.
 `, addresses[0])
 	_, err := fmt.Fprint(d.g.out, b.String())
 	return err
+}
+
+// node is what this node of a cluster is called; empty if the hub is alone.
+func (d *daemon) node() string {
+	if d.config.Cluster == nil {
+		return ""
+	}
+	return d.config.Cluster.Name
 }
 
 // couriersAt says where the HTTP of couriers is.

@@ -33,6 +33,7 @@ import (
 type hubProcess struct {
 	*process
 	node
+	host string        // where it is on this machine
 	done chan struct{} // closed when it has ended
 	end  int           // the exit code, set before
 }
@@ -40,8 +41,13 @@ type hubProcess struct {
 // spawn starts a hub below a root folder, and waits until it is served.
 func spawn(t *testing.T, root string, args ...string) *hubProcess {
 	t.Helper()
-	p := &hubProcess{done: make(chan struct{})}
-	p.process = newProcess(t, append([]string{"hub", "-a", "127.0.0.1", "--json", "--root", root}, args...)...)
+	return attend(t, newProcess(t, append([]string{"hub", "-a", "127.0.0.1", "--json", "--root", root}, args...)...), "127.0.0.1")
+}
+
+// attend waits until a hub that has been started is served.
+func attend(t *testing.T, process *process, host string) *hubProcess {
+	t.Helper()
+	p := &hubProcess{process: process, host: host, done: make(chan struct{})}
 	if err := json.Unmarshal([]byte(p.line()), &p.node); err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +86,7 @@ func (p *hubProcess) port() string {
 }
 
 // place is the host and port of the hub on this machine, whatever it is called elsewhere.
-func (p *hubProcess) place() string { return "127.0.0.1:" + p.port() }
+func (p *hubProcess) place() string { return p.host + ":" + p.port() }
 
 // address is the address of the hub on this machine.
 func (p *hubProcess) address() string {

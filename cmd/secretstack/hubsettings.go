@@ -54,6 +54,18 @@ type hubSettings struct {
 	Rules     []string `toml:"rule"`
 	Admin     string   `toml:"admin"`
 
+	Cluster         string   `toml:"cluster"`
+	Join            []string `toml:"join"`
+	Node            string   `toml:"node"`
+	Credential      string   `toml:"credential"`
+	Advertise       string   `toml:"advertise"`
+	AdvertiseLinks  string   `toml:"advertise-links"`
+	ListenNodes     string   `toml:"listen-nodes"`
+	ListenLinks     string   `toml:"listen-links"`
+	Replicas        int      `toml:"replicas"`
+	NATSURL         string   `toml:"nats-url"`
+	NATSCredentials string   `toml:"nats-credentials"`
+
 	Drain      duration `toml:"drain"`
 	DrainTo    string   `toml:"drain-to"`
 	DrainPause duration `toml:"drain-pause"`
@@ -96,6 +108,18 @@ func (s *hubSettings) flags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.Admission, "admission", s.Admission, "who may publish: open (everybody), invite, closed (those allowed; visit, too)")
 	flags.StringArrayVar(&s.Rules, "rule", s.Rules, "rule such as 'deny 192.0.2.0/24' or 'allow KEY'; may be repeated")
 	flags.StringVar(&s.Admin, "admin", s.Admin, "address of the admin listener, such as "+defaultAdmin+" (default: none)")
+
+	flags.StringVar(&s.Cluster, "cluster", s.Cluster, "name of the cluster of which this hub is a node (default: it is alone)")
+	flags.StringSliceVar(&s.Join, "join", s.Join, "addresses of all nodes of the cluster, the same on each, such as hub-1,hub-2,hub-3")
+	flags.StringVar(&s.Node, "node", s.Node, "name of this node (default: that of the machine)")
+	flags.StringVar(&s.Credential, "credential", s.Credential, "file that makes this machine a node (default: \"cluster\" in --root)")
+	flags.StringVar(&s.Advertise, "advertise", s.Advertise, "address at which other nodes find this one (default: that of --join which is this machine's)")
+	flags.StringVar(&s.AdvertiseLinks, "advertise-links", s.AdvertiseLinks, "the same for what nodes carry for couriers (default: the port after that)")
+	flags.StringVar(&s.ListenNodes, "listen-nodes", s.ListenNodes, "address to listen on for other nodes (default: that of --advertise; all if it is a name)")
+	flags.StringVar(&s.ListenLinks, "listen-links", s.ListenLinks, "the same for what nodes carry for couriers (default: the port after that)")
+	flags.IntVar(&s.Replicas, "replicas", s.Replicas, "how many nodes hold everything: 1, 3 or 5 (default: 3; 1 if there are fewer nodes)")
+	flags.StringVar(&s.NATSURL, "nats-url", s.NATSURL, "NATS cluster of your own to be used in place of --join, such as tls://nats-1:4222,tls://nats-2:4222")
+	flags.StringVar(&s.NATSCredentials, "nats-credentials", s.NATSCredentials, "file to log in there with")
 
 	flags.DurationVar((*time.Duration)(&s.Drain), "drain", time.Duration(s.Drain), "how long what runs may take to finish when the hub ends")
 	flags.StringVar(&s.DrainTo, "drain-to", s.DrainTo, "address of another process of this hub to which couriers go when it ends")

@@ -64,6 +64,10 @@ type Cluster struct {
 	// joined by ",". Only a server on this machine may be reached without TLS. Credentials is the file to log in with, if it
 	// asks for that. Listen, Advertise, Peers and TLS are not used then.
 	URL, Credentials string
+
+	// Waiting is told, again and again, how many nodes of how many are in reach while there is no majority of them at the start.
+	// With a URL both are zero. It must return soon. Nil: nobody is told.
+	Waiting func(reached, of int)
 }
 
 // ErrForeign says that a data folder is not what the configuration takes it for: a node's of a cluster, or another one's.
@@ -185,11 +189,22 @@ func (c *Cluster) apply(o *server.Options) {
 	}
 }
 
-// dial reaches somebody else's cluster.
+// portFree sees that the engine can have its port: it would only log that it cannot.
+func (c *Cluster) portFree(ctx context.Context) error {
+	var config net.ListenConfig
+	ln, err := config.Listen(ctx, "tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("registry: other nodes' connections: %w", err)
+	}
+	return ln.Close()
+}
+
+// dial reaches somebody else's cluster, now or later.
 func (c *Cluster) dial(complain nats.ErrHandler) (*nats.Conn, error) {
 	opts := []nats.Option{
 		nats.Name(c.Node), nats.MaxReconnects(-1), nats.ReconnectWait(500 * time.Millisecond), nats.PingInterval(2 * routePing),
 		nats.MaxPingsOutstanding(routePings), nats.ErrorHandler(complain), nats.ReconnectBufSize(-1),
+		nats.RetryOnFailedConnect(true), nats.IgnoreAuthErrorAbort(),
 	}
 	if c.Credentials != "" {
 		opts = append(opts, nats.UserCredentials(c.Credentials))
@@ -284,28 +299,58 @@ func (e *engine) clusterStatus(ctx context.Context) (s ClusterStatus, end uint64
 	return s, info.State.LastSeq, nil
 }
 
-// join waits until the cluster can be written to, and opens the log or makes it.
+// join waits until the cluster can be written to, and opens the log or makes it. It waits for as long as ctx lasts: other nodes
+// may be started much later.
 func (r *Registry) join(ctx context.Context, n *run) (end, last uint64, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, n.limits.StartTimeout,
-		fmt.Errorf("%w: no majority of nodes could be reached within %v", ErrUnavailable, n.limits.StartTimeout))
-	defer cancel()
-	for first := true; ; first = false {
+	before := -1
+	for {
 		if end, last, err = n.tryLog(ctx); err == nil {
 			break
 		}
-		if first {
-			r.cfg.Logger.Info("registry: waiting for a majority of nodes", "cluster", r.cfg.Cluster.Name, "node", r.cfg.Cluster.Node)
+		if refused := n.refused(); refused != nil {
+			return 0, 0, refused
+		}
+		reached, of := n.reached()
+		if before != reached {
+			r.cfg.Logger.Info("registry: waiting for the other nodes", "reached", reached, "of", of, "err", err)
+			before = reached
+		}
+		if r.cfg.Cluster.Waiting != nil {
+			r.cfg.Cluster.Waiting(reached, of)
 		}
 		select {
 		case <-time.After(readPause):
 		case <-r.life.Done():
 			return 0, 0, ErrClosed
 		case <-ctx.Done():
-			return 0, 0, errors.Join(context.Cause(ctx), err)
+			return 0, 0, fmt.Errorf("%w: no majority of nodes: %w: %w", ErrUnavailable, context.Cause(ctx), err)
 		}
 	}
 	n.raiseReplicas(ctx)
 	return end, last, nil
+}
+
+// reached counts the nodes that are connected to this one, itself included, and those that should be.
+func (e *engine) reached() (nodes, of int) {
+	if e.server == nil {
+		return 0, 0
+	}
+	others := map[string]bool{}
+	if routes, err := e.server.Routez(nil); err == nil {
+		for _, route := range routes.Routes {
+			others[route.RemoteID] = true
+		}
+	}
+	delete(others, e.server.ID())
+	return 1 + len(others), max(len(e.cluster.Peers), 1+len(others))
+}
+
+// refused says that somebody else's cluster does not let this node in: waiting would not help.
+func (e *engine) refused() error {
+	if e.server == nil && errors.Is(e.conn.LastError(), nats.ErrAuthorization) {
+		return errors.New("registry: the NATS cluster refuses the credentials")
+	}
+	return nil
 }
 
 // tryLog is ensureLog for a cluster that is being formed, which answers at once or not at all.

@@ -67,7 +67,6 @@ func clusterOf(tb testing.TB, n int) *nodes {
 	ns := &nodes{tb: tb, all: make([]*Registry, n)}
 	for i := range n {
 		cfg := config(tb, tb.TempDir())
-		cfg.Limits.StartTimeout = 2 * time.Minute
 		cfg.Cluster = &Cluster{
 			Name: "test", Node: fmt.Sprintf("node-%d", i+1), Listen: addresses[i], Peers: addresses, TLS: nodeTLS(tb, c, i),
 		}
@@ -87,7 +86,9 @@ func (ns *nodes) start(which ...int) {
 	var wg sync.WaitGroup
 	for _, i := range which {
 		wg.Go(func() {
-			r, err := Open(context.Background(), ns.cfgs[i])
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			defer cancel()
+			r, err := Open(ctx, ns.cfgs[i])
 			if err != nil {
 				ns.tb.Errorf("node %d: %v", i+1, err)
 				return
@@ -325,11 +326,12 @@ func TestStrangersDoNotBecomeNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := config(t, t.TempDir())
-	cfg.Limits.StartTimeout = 3 * time.Second
 	cfg.Cluster = &Cluster{
 		Name: "test", Node: "stranger", Listen: freeAddresses(t, 1)[0], Peers: ns.cfgs[0].Cluster.Peers, TLS: nodeTLS(t, other, 9),
 	}
-	if r, err := Open(t.Context(), cfg); err == nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if r, err := Open(ctx, cfg); err == nil {
 		t.Error("a node of another cluster is taken")
 		closed(t, r)
 	} else if !errors.Is(err, ErrUnavailable) {

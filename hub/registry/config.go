@@ -55,7 +55,8 @@ type Limits struct {
 	// WriteTimeout bounds one write to disk. Zero: 5 s.
 	WriteTimeout time.Duration
 
-	// StartTimeout bounds the start of the engine, which reads all that is stored. Zero: 5 min.
+	// StartTimeout bounds the start of the engine, which reads all that is stored. Zero: 5 min. Open waits for other nodes longer
+	// than that.
 	StartTimeout time.Duration
 
 	// CloseTimeout bounds the engine's way down. Zero: 10 s.

@@ -84,7 +84,13 @@ func (c engineConfig) start(ctx context.Context) (*engine, error) {
 	e := &engine{engineConfig: c, alarm: newAlarm(c.cluster != nil), started: make(chan struct{}), gone: make(chan struct{})}
 	if c.cluster == nil || c.cluster.URL == "" {
 		var err error
-		if e.server, err = server.NewServer(c.options()); err != nil {
+		if c.cluster != nil {
+			err = c.cluster.portFree(ctx)
+		}
+		if err == nil {
+			e.server, err = server.NewServer(c.options())
+		}
+		if err != nil {
 			close(e.started)
 			return e, fmt.Errorf("%w: set up the engine: %w", ErrUnavailable, err)
 		}

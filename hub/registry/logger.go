@@ -30,18 +30,40 @@ func (l *engineLogger) Tracef(format string, args ...any)  { l.say(levelEngineDe
 func (l *engineLogger) Noticef(format string, args ...any) { l.say(slog.LevelDebug, format, args) }
 
 func (l *engineLogger) Warnf(format string, args ...any) {
+	if isWaiting(format) {
+		l.say(slog.LevelDebug, format, args)
+		return
+	}
 	text := l.say(slog.LevelWarn, format, args)
 	l.alarm.note(text, stopsWriting(text))
 }
 
 func (l *engineLogger) Errorf(format string, args ...any) {
+	if isWaiting(format) {
+		l.say(slog.LevelDebug, format, args)
+		return
+	}
 	text := l.say(slog.LevelError, format, args)
+	if isStranger(text) {
+		l.out.Error("registry: a machine that is no node of this cluster, or a node with another credential: all need a copy of the same file")
+	}
 	l.alarm.note(text, !l.alarm.amongOthers || stopsWriting(text))
 }
 
 // stopsWriting recognises what the engine says when it gives up its files.
 func stopsWriting(text string) bool {
 	return strings.Contains(text, "disabling JetStream") || strings.Contains(text, "will be DISABLED")
+}
+
+// isWaiting recognises what the engine says while other nodes are away. The registry says so itself.
+func isWaiting(format string) bool {
+	return strings.HasPrefix(format, "Error trying to connect to route") || strings.HasPrefix(format, "Waiting for routing") ||
+		strings.Contains(format, "has not established contact with a meta leader")
+}
+
+// isStranger recognises what the engine says on either side when two machines do not have the same credential.
+func isStranger(text string) bool {
+	return strings.Contains(text, "TLS route handshake error") && strings.Contains(text, "certificate")
 }
 
 func (l *engineLogger) Fatalf(format string, args ...any) { l.Errorf(format, args...) }

@@ -257,7 +257,9 @@ func (r *Registry) restart(pause time.Duration) {
 	default:
 		return
 	}
-	n, err := r.start(r.life)
+	ctx, cancel := context.WithTimeout(r.life, r.cfg.Limits.StartTimeout)
+	defer cancel()
+	n, err := r.start(ctx)
 	if err != nil {
 		r.cfg.Logger.Warn("registry: the engine does not start", "err", err, "again in", pause)
 		r.setRun(nil, unavailable(err))

@@ -1,0 +1,313 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/secretstack/secretstack/hub"
+	"github.com/secretstack/secretstack/hub/cluster/credential"
+)
+
+const (
+	nodePort      = 8435            // of a node's engine; the next one is for its links
+	lookupTimeout = 2 * time.Second // for the name of a node
+	longestNode   = 63
+)
+
+// credentialFile is where a node has its credential unless it is told another place.
+func (g *globals) credentialFile() string { return filepath.Join(g.root, "cluster") }
+
+// cluster is what makes the hub a node. Nil: it is alone.
+func (s *hubSettings) cluster(ctx context.Context, g *globals) (*hub.Cluster, error) {
+	if s.Cluster == "" {
+		return nil, s.withoutCluster()
+	}
+	c := &hub.Cluster{Replicas: s.Replicas, URL: s.NATSURL, URLCredentials: s.NATSCredentials}
+	var err error
+	if c.Credential, err = s.credential(g); err != nil {
+		return nil, err
+	}
+	if c.Name, err = s.nodeName(g); err != nil {
+		return nil, err
+	}
+	if c.URL != "" {
+		if len(s.Join) > 0 {
+			return nil, usagef("--join is for nodes that form a cluster by themselves: leave it out with --nats-url")
+		}
+	} else if len(s.Join) == 0 {
+		return nil, usagef("--cluster needs --join with the addresses of all nodes, such as hub-1:%d,hub-2:%d,hub-3:%d", nodePort, nodePort, nodePort)
+	}
+	for _, text := range s.Join {
+		peer, err := nodeAddress(text)
+		if err != nil {
+			return nil, usagef("--join takes addresses of nodes such as hub-1:%d, not %q", nodePort, text)
+		}
+		c.Peers = append(c.Peers, peer)
+	}
+	if err := s.place(ctx, c); err != nil {
+		return nil, err
+	}
+	if c.URL == "" && !slices.Contains(c.Peers, c.Advertise) {
+		c.Peers = append(c.Peers, c.Advertise)
+	}
+	if c.Replicas == 0 && c.URL == "" && len(c.Peers) < 3 {
+		c.Replicas = 1
+	}
+	if c.Replicas != 0 && c.Replicas != 1 && c.Replicas != 3 && c.Replicas != 5 {
+		return nil, usagef("--replicas takes 1, 3 or 5, not %d", c.Replicas)
+	}
+	return c, nil
+}
+
+// withoutCluster refuses what is for nodes alone.
+func (s *hubSettings) withoutCluster() error {
+	for flag, given := range map[string]bool{
+		"join": len(s.Join) > 0, "node": s.Node != "", "credential": s.Credential != "", "advertise": s.Advertise != "",
+		"advertise-links": s.AdvertiseLinks != "", "listen-nodes": s.ListenNodes != "", "listen-links": s.ListenLinks != "",
+		"replicas": s.Replicas != 0, "nats-url": s.NATSURL != "", "nats-credentials": s.NATSCredentials != "",
+	} {
+		if given {
+			return usagef("--%s is for a node of a cluster: name that with --cluster", flag)
+		}
+	}
+	return nil
+}
+
+// credential loads what makes this machine a node.
+func (s *hubSettings) credential(g *globals) (*credential.Credential, error) {
+	file := cmp.Or(s.Credential, g.credentialFile())
+	c, err := credential.Load(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("there is no credential %s: copy it from another node, or make the cluster's first with: secretstack hub cluster init %s",
+			file, s.Cluster)
+	case err != nil:
+		return nil, err
+	case c.Name() != s.Cluster:
+		return nil, usagef("--cluster: %s is the credential of cluster %q, not of %q", file, c.Name(), s.Cluster)
+	}
+	return c, nil
+}
+
+// nodeName is what somebody has chosen, what the node was called before, or the name of the machine.
+func (s *hubSettings) nodeName(g *globals) (string, error) {
+	before, err := hub.NodeName(g.hubDir())
+	switch {
+	case err != nil:
+		return "", err
+	case s.Node != "" && before != "" && s.Node != before:
+		return "", usagef("--node: the data in %s are those of node %q: start that, or another one with an empty folder", g.hubDir(), before)
+	case s.Node != "" || before != "":
+		name := cmp.Or(s.Node, before)
+		if name != nodeNameOf(name) {
+			return "", usagef("--node takes 1 to %d of a to z, 0 to 9 and \"-\", not %q", longestNode, name)
+		}
+		return name, nil
+	}
+	host, err := os.Hostname()
+	if name := nodeNameOf(host); err == nil && name != "" {
+		return name, nil
+	}
+	return "", usagef("this machine has no name that a node could have: choose one with --node")
+}
+
+// nodeNameOf makes a node's name of a host's.
+func nodeNameOf(host string) string {
+	label, _, _ := strings.Cut(strings.ToLower(host), ".")
+	name := strings.Map(func(r rune) rune {
+		if 'a' <= r && r <= 'z' || '0' <= r && r <= '9' {
+			return r
+		}
+		return '-'
+	}, label)
+	return name[:min(len(name), longestNode)]
+}
+
+// nodeAddress adds the usual port to a host, if none is given.
+func nodeAddress(text string) (string, error) {
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		host, port = strings.Trim(text, "[]"), strconv.Itoa(nodePort)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || strings.ContainsAny(host, " /@") {
+		return "", fmt.Errorf("%q is no address", text)
+	}
+	if strings.Contains(host, ":") && net.ParseIP(host) == nil {
+		return "", fmt.Errorf("%q is no address", text)
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// place says where a node listens, and where others find it.
+func (s *hubSettings) place(ctx context.Context, c *hub.Cluster) (err error) {
+	for flag, address := range map[string]string{
+		"advertise-links": s.AdvertiseLinks, "listen-nodes": s.ListenNodes, "listen-links": s.ListenLinks,
+	} {
+		if _, _, err := net.SplitHostPort(address); address != "" && err != nil {
+			return usagef("--%s takes an address such as 192.0.2.1:%d, not %q", flag, nodePort, address)
+		}
+	}
+	if s.Advertise == "" {
+		c.Advertise, err = ownAddress(ctx, c.Name, c.Peers)
+	} else if c.Advertise, err = nodeAddress(s.Advertise); err != nil {
+		err = usagef("--advertise takes an address such as hub-1:%d, not %q", nodePort, s.Advertise)
+	}
+	if err != nil {
+		return err
+	}
+	next, err := nextPort(c.Advertise)
+	if err != nil {
+		return err
+	}
+	c.AdvertiseLinks = cmp.Or(s.AdvertiseLinks, next)
+	c.Listen = cmp.Or(s.ListenNodes, listenAt(c.Advertise))
+	if next, err = nextPort(c.Listen); err != nil {
+		return err
+	}
+	c.Links = cmp.Or(s.ListenLinks, next)
+	return nil
+}
+
+func nextPort(address string) (string, error) {
+	host, port, err := net.SplitHostPort(address)
+	n, wrong := strconv.ParseUint(port, 10, 16)
+	if err != nil || wrong != nil || n == 65535 {
+		return "", usagef("%q is no address of a node such as 192.0.2.1:%d, with a free port after it", address, nodePort)
+	}
+	return net.JoinHostPort(host, strconv.FormatUint(n+1, 10)), nil
+}
+
+// listenAt is the address itself, or its port on all addresses if it is a name: what it means may not be known yet.
+func listenAt(address string) string {
+	host, port, _ := net.SplitHostPort(address)
+	if net.ParseIP(host) == nil {
+		host = ""
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// ownAddress finds this node among all: by its name, or by the addresses of this machine.
+func ownAddress(ctx context.Context, name string, peers []string) (string, error) {
+	var own []string
+	for _, peer := range peers {
+		if host, _, _ := net.SplitHostPort(peer); net.ParseIP(host) == nil && nodeNameOf(host) == name {
+			own = append(own, peer)
+		}
+	}
+	if len(own) == 0 {
+		here := interfaceAddresses()
+		for _, peer := range peers {
+			host, _, _ := net.SplitHostPort(peer)
+			if slices.ContainsFunc(addressesOf(ctx, host), func(a netip.Addr) bool { return a.IsLoopback() || slices.Contains(here, a) }) {
+				own = append(own, peer)
+			}
+		}
+	}
+	switch len(own) {
+	case 0:
+		return "", usagef("no address of --join is that of this machine, node %q: say with --advertise where the other nodes find it", name)
+	case 1:
+		return own[0], nil
+	}
+	return "", usagef("%s are all addresses of this machine: say with --advertise which is that of node %q", strings.Join(own, " and "), name)
+}
+
+func interfaceAddresses() (list []netip.Addr) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	for _, a := range all {
+		if network, err := netip.ParsePrefix(a.String()); err == nil {
+			list = append(list, network.Addr())
+		}
+	}
+	return list
+}
+
+func addressesOf(ctx context.Context, host string) []netip.Addr {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{a.Unmap()}
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	list, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil // another node may not have been started yet
+	}
+	for i := range list {
+		list[i] = list[i].Unmap()
+	}
+	return list
+}
+
+func newHubCluster(g *globals) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "cluster",
+		Short: "make several machines one hub",
+		Args:  argsBetween(0, 0, "no arguments but a command"),
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newHubClusterInit(g))
+	return cmd
+}
+
+func newHubClusterInit(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "init NAME",
+		Short: "make the credential of a new cluster",
+		Long: `init makes the file "cluster" in --root: the credential that every node of the cluster needs a copy of. It holds the cluster's
+secret and the hub's identity, which is that of the hub with this --root if there is one. Whoever has the file is the hub.`,
+		Example: "  secretstack hub cluster init eu",
+		Args:    argsBetween(1, 1, "the name of the cluster"),
+		RunE:    func(cmd *cobra.Command, args []string) error { return initCluster(cmd.Context(), g, args[0]) },
+	}
+}
+
+func initCluster(ctx context.Context, g *globals, name string) error {
+	base, err := g.config(ctx, g.hubDir())
+	if err != nil {
+		return err
+	}
+	c, err := credential.New(name, base.Identity)
+	if err != nil {
+		return usagef("%s", plain(err))
+	}
+	file := g.credentialFile()
+	if err := c.Save(file); errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s is there already and is not replaced: it may be that of a cluster", file)
+	} else if err != nil {
+		return err
+	}
+	if full, err := filepath.Abs(file); err == nil {
+		file = full
+	}
+	if g.json {
+		return g.printJSON(map[string]any{"file": file, "cluster": name, "id": c.Identity().Public().Ref()})
+	}
+	fmt.Fprintf(g.out, `%[1]s is the credential of cluster %[2]q, of the hub with the key
+%[3]s. Whoever has it is the hub.
+
+Copy it to the same place on each of the other nodes, readable by the hub's user alone:
+
+  scp -p %[1]s HOST-2:%[1]s
+
+and start the same on every node, with the addresses of all (the port is %[4]d where none is given, the one after it is used, too):
+
+  secretstack hub --cluster %[2]s --join HOST-1,HOST-2,HOST-3
+`, file, name, c.Identity().Public().String(), nodePort)
+	return nil
+}
