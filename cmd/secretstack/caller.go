@@ -191,9 +191,7 @@ func (c *caller) printResult(v muxrpc.Value) error {
 	if err := json.Indent(&pretty, v.Bytes, "", "  "); err != nil {
 		return err
 	}
-	pretty.WriteByte('\n')
-	_, err := pretty.WriteTo(c.out)
-	return err
+	return c.printJSONText(pretty.Bytes())
 }
 
 // printItem prints a value as one line of JSON, or as it is with --raw.
@@ -216,8 +214,7 @@ func (c *caller) printItem(v muxrpc.Value) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.out.Write(append(line, '\n'))
-	return err
+	return c.printJSONText(line)
 }
 
 // printRaw prints bytes as they are; text and other values get a line each.

@@ -186,7 +186,7 @@ func (m *chatModel) sendOldest() tea.Cmd {
 func (m *chatModel) sent(err error) tea.Cmd {
 	m.trouble = ""
 	if err != nil {
-		m.trouble = err.Error()
+		m.trouble = plain(err)
 		if typed := m.input.Value(); typed != "" {
 			m.unsent = append(m.unsent, typed)
 		}
@@ -312,7 +312,7 @@ func (m *chatModel) status() string {
 	case m.trouble != "":
 		text = "── not sent: " + printable(m.trouble) + " "
 	case m.alert != "":
-		text = "── LOOK: " + m.name + " " + m.alert + " "
+		text = "── LOOK: " + m.name + " " + printable(m.alert) + " "
 	case !m.history.AtBottom():
 		text += "── more below "
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -220,7 +219,7 @@ func (c *connecting) check(ctx context.Context) error {
 
 func (c *connecting) announce(addr net.Addr) error {
 	if c.json {
-		return json.NewEncoder(c.out).Encode(map[string]any{"type": "listening", "local": addr.String(), "peer": c.whom.address, "service": c.service})
+		return c.printJSON(map[string]any{"type": "listening", "local": addr.String(), "peer": c.whom.address, "service": c.service})
 	}
 	fmt.Fprintf(c.out, "%s leads to %s/%s\n", addr, c.whom.shown, c.service)
 	if isTerminal(c.out) {
@@ -231,7 +230,7 @@ func (c *connecting) announce(addr net.Addr) error {
 
 func (c *connecting) tell(live *liveLine, t *traffic, e share.Event) {
 	if c.json {
-		_ = json.NewEncoder(c.out).Encode(e)
+		_ = c.printJSON(e)
 		return
 	}
 	switch e.Type {
@@ -240,7 +239,7 @@ func (c *connecting) tell(live *liveLine, t *traffic, e share.Event) {
 	case share.Closed:
 		t.closed()
 		if e.Error != "" {
-			live.log("a connection was cut: " + printable(e.Error))
+			live.log("a connection was cut: " + e.Error)
 		}
 	case share.Failed:
 		live.log(plain(explainCircuit(e.Err, c.whom.shown)))

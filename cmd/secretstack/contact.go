@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -50,11 +49,11 @@ func newContactAdd(g *globals) *cobra.Command {
 				return err
 			}
 			if g.json {
-				return json.NewEncoder(g.out).Encode(added)
+				return g.printJSON(added)
 			}
 			fmt.Fprintf(g.out, "%s is %s\n", added.Name, added.Key)
 			if added.Warning != "" {
-				fmt.Fprintf(g.err, "Careful: %s.\n", added.Warning)
+				fmt.Fprintf(g.err, "Careful: %s.\n", printable(added.Warning))
 			}
 			return nil
 		})
@@ -75,7 +74,7 @@ func newContactList(g *globals) *cobra.Command {
 			return err
 		}
 		if g.json {
-			return json.NewEncoder(g.out).Encode(all)
+			return g.printJSON(all)
 		}
 		w := tabwriter.NewWriter(g.out, 0, 0, 2, ' ', 0)
 		for _, known := range all {
@@ -98,7 +97,7 @@ func contactNote(known courier.Contact) string {
 		notes = append(notes, "blocked")
 	}
 	if known.Alert != "" {
-		notes = append(notes, "LOOK: "+known.Alert)
+		notes = append(notes, "LOOK: "+printable(known.Alert))
 	}
 	if known.Trouble != "" {
 		trouble := printable(plainText(known.Trouble))
@@ -153,7 +152,7 @@ func newContactRequests(g *globals) *cobra.Command {
 				return err
 			}
 			if g.json {
-				return json.NewEncoder(g.out).Encode(all)
+				return g.printJSON(all)
 			}
 			for _, r := range all {
 				fmt.Fprintf(g.out, "%s, %s\n", r.Key, r.First.Local().Format(time.DateTime))
@@ -189,7 +188,7 @@ func newContactAccept(g *globals) *cobra.Command {
 				return err
 			}
 			if g.json {
-				return json.NewEncoder(g.out).Encode(added)
+				return g.printJSON(added)
 			}
 			fmt.Fprintf(g.out, "%s is %s\n", added.Name, added.Key)
 			return nil

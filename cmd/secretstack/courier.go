@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -344,7 +343,7 @@ func announceCourier(ctx context.Context, g *globals, options courierOptions) er
 		return err
 	}
 	if g.json {
-		return json.NewEncoder(g.out).Encode(status)
+		return g.printJSON(status)
 	}
 	fmt.Fprintf(g.out, "secretstack courier %s\n\n  key      %s\n", version, status.Key)
 	for _, address := range status.Addresses {
@@ -433,17 +432,4 @@ func ownersText(err error) error {
 		return errors.New(remoteText(remote))
 	}
 	return err
-}
-
-// printableLines makes text of a peer fit for a terminal, line breaks and tabs excepted.
-func printableLines(text string) string {
-	lines := strings.Split(text, "\n")
-	for i, line := range lines {
-		parts := strings.Split(line, "\t")
-		for j := range parts {
-			parts[j] = printable(parts[j])
-		}
-		lines[i] = strings.Join(parts, "\t")
-	}
-	return strings.Join(lines, "\n")
 }

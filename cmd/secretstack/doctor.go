@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -81,7 +80,7 @@ func (d *doctor) examine(ctx context.Context) {
 // report prints what was found. Its error says that something is broken.
 func (d *doctor) report() error {
 	if d.g.json {
-		if err := json.NewEncoder(d.g.out).Encode(d.findings); err != nil {
+		if err := d.g.printJSON(d.findings); err != nil {
 			return err
 		}
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -346,7 +345,7 @@ func explainHub(err error) error {
 func (d *daemon) announce() error {
 	addresses := d.hub.Addresses()
 	if d.g.json {
-		return json.NewEncoder(d.g.out).Encode(map[string]any{
+		return d.g.printJSON(map[string]any{
 			"id": d.hub.About().Key.Ref(), "addresses": addresses, "domain": d.config.Domain,
 			"admission": d.hub.Admission().Mode(), "admin": d.settings.Admin, "dir": d.config.Dir, "node": d.node(),
 		})

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -83,8 +82,6 @@ func ask[R any](ctx context.Context, g *globals, method string, args ...any) (an
 	})
 	return answer, err
 }
-
-func (g *globals) printJSON(v any) error { return json.NewEncoder(g.out).Encode(v) }
 
 func newHubStatus(g *globals) *cobra.Command {
 	return &cobra.Command{

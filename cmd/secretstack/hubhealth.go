@@ -89,7 +89,9 @@ func hubHealth(ctx context.Context, g *globals, address string) error {
 		return fmt.Errorf("what answers at %s is not the admin listener of a hub", address)
 	}
 	if g.json {
-		fmt.Fprint(g.out, string(text))
+		if err := g.printJSON(health); err != nil {
+			return err
+		}
 	}
 	switch {
 	case !health.Ready:

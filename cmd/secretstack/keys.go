@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,7 +40,7 @@ func showKeys(ctx context.Context, g *globals, protect bool) error {
 		return err
 	}
 	if g.json {
-		return json.NewEncoder(g.out).Encode(map[string]any{
+		return g.printJSON(map[string]any{
 			"id": id.Public().Ref(), "file": g.secretFile(), "created": created,
 		})
 	}

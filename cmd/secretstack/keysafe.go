@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -53,7 +52,7 @@ func noIdentity(g *globals, err error) error {
 
 func reportIdentity(g *globals, id *keys.Identity, path string) error {
 	if g.json {
-		return json.NewEncoder(g.out).Encode(map[string]any{"id": id.Public().Ref(), "file": path})
+		return g.printJSON(map[string]any{"id": id.Public().Ref(), "file": path})
 	}
 	_, err := fmt.Fprintln(g.out, id.Public().Ref())
 	return err
@@ -144,7 +143,7 @@ them is you. "keys import --words" makes the identity again from them.`,
 				return err
 			}
 			if g.json {
-				return json.NewEncoder(g.out).Encode(map[string]any{"id": id.Public().Ref(), "words": text})
+				return g.printJSON(map[string]any{"id": id.Public().Ref(), "words": text})
 			}
 			_, err = fmt.Fprintln(g.out, text)
 			return err

@@ -32,8 +32,9 @@ func (l *liveLine) show(text string) {
 	}
 }
 
-// log puts a line above it. Without a terminal it is a line like any other.
+// log puts a line above it. Without a terminal it is a line like any other. Others' words in it cannot make a second one.
 func (l *liveLine) log(text string) {
+	text = printable(text)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.terminal {

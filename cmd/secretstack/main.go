@@ -9,10 +9,8 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 )
@@ -49,13 +47,18 @@ func run(ctx context.Context, args []string, s streams) int {
 	if err == nil {
 		return exitOK
 	}
+	return s.fail(err, cmd.CommandPath())
+}
+
+// fail prints why a command has failed and returns its exit code.
+func (s streams) fail(err error, command string) int {
 	var usage *usageError
 	if !errors.As(err, &usage) && !isCobraUsage(err) {
-		fmt.Fprintln(s.err, "secretstack:", plain(err))
+		fmt.Fprintln(s.err, "secretstack:", strings.ReplaceAll(plain(err), "\n", "\n  ")) // only the first line says who speaks
 		return exitFailed
 	}
 	line, _, _ := strings.Cut(plain(err), "\n")
-	fmt.Fprintf(s.err, "secretstack: %s (see %s --help)\n", line, cmd.CommandPath())
+	fmt.Fprintf(s.err, "secretstack: %s (see %s --help)\n", line, command)
 	return exitUsage
 }
 
@@ -72,42 +75,6 @@ func usagef(format string, args ...any) error {
 // isCobraUsage recognises the errors that cobra makes itself before any command of ours has run.
 func isCobraUsage(err error) bool {
 	return strings.HasPrefix(err.Error(), "unknown command")
-}
-
-// packages are the names that begin the errors of our own packages.
-var packages = []string{"secretstack: ", "multiserver: ", "muxrpc: ", "keys: ", "tunnel: ", "room: ", "shs: ",
-	"courier: ", "store: ", "card: ", "envelope: ", "words: ", "hubclient: ", "circuit: ", "share: ",
-	"hub: ", "registry: ", "admission: ", "vhost: ", "cert: ", "secrezapi: ", "secrez: ", "mailbox: ", "circuits: ", "admin: ",
-	"claim: ", "rotation: ", "boxstream: "}
-
-// plain returns the text of err without the names of our packages before it, which tell a person nothing. It leaves the
-// rest as it is, because that may be somebody else's text.
-func plain(err error) string { return plainText(err.Error()) }
-
-// plainText is [plain] for an error that has come as a text.
-func plainText(text string) string {
-	for i := 0; i < len(packages); i++ {
-		if rest, found := strings.CutPrefix(text, packages[i]); found {
-			text, i = rest, -1
-		}
-	}
-	return text
-}
-
-// printable makes text of a peer fit for a terminal: nobody else may move our cursor or change our colours.
-func printable(text string) string {
-	var b strings.Builder
-	for len(text) > 0 {
-		r, size := utf8.DecodeRuneInString(text)
-		if strconv.IsPrint(r) && (r != utf8.RuneError || size > 1) {
-			b.WriteRune(r)
-		} else {
-			quoted := strconv.Quote(text[:size])
-			b.WriteString(quoted[1 : len(quoted)-1])
-		}
-		text = text[size:]
-	}
-	return b.String()
 }
 
 // guardNumbers puts a space before the negative numbers among the arguments of call. To JSON the space is nothing, but

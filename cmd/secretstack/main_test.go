@@ -111,7 +111,7 @@ func callee(t *testing.T) string {
 	t.Helper()
 	plugin := secretstack.NewPlugin(secretstack.Info{
 		Name:        "test",
-		Permissions: secretstack.Anonymous("hello", "fail", "bytes", "count", "collect", "echo", "curse", "cut", "negate"),
+		Permissions: secretstack.Anonymous("hello", "fail", "bytes", "count", "collect", "echo", "curse", "cut", "negate", "swear", "spell"),
 	}, func(_ context.Context, s *secretstack.Setup) error {
 		collected := ""
 		return firstError(
@@ -122,6 +122,8 @@ func callee(t *testing.T) string {
 			muxrpc.HandleAsync(s, "curse", func(context.Context, muxrpc.None) (string, error) {
 				return "", muxrpc.Errorf("keys: \x1b[2Jgone")
 			}),
+			muxrpc.HandleAsync(s, "swear", func(context.Context, muxrpc.None) (string, error) { return "", muxrpc.Errorf("%s", hostile) }),
+			muxrpc.HandleAsync(s, "spell", func(context.Context, muxrpc.None) (string, error) { return hostile, nil }),
 			muxrpc.HandleSource(s, "cut", func(ctx context.Context, _ muxrpc.None) iter.Seq2[int, error] {
 				return func(yield func(int, error) bool) {
 					if yield(1, nil) {

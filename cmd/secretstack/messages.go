@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -71,7 +70,7 @@ func showMessages(ctx context.Context, g *globals, c *courier.Client, f messages
 		case err != nil:
 			return err
 		case g.json:
-			err = json.NewEncoder(g.out).Encode(m)
+			err = g.printJSON(m)
 		case states[m.ID] == "":
 			_, err = fmt.Fprintln(g.out, messageText(m))
 		case states[m.ID] != m.State:

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -62,7 +61,7 @@ func send(ctx context.Context, g *globals, c *courier.Client, f sendFlags, wait 
 		late = f.wait > 0 && m.State != "delivered"
 	}
 	if g.json {
-		err = json.NewEncoder(g.out).Encode(m)
+		err = g.printJSON(m)
 	} else if isTerminal(g.out) || late {
 		fmt.Fprintln(g.err, stateText(m))
 	}

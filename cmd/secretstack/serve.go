@@ -224,7 +224,7 @@ func announcePeer(g *globals, app *secretstack.App, hubs []string) error {
 	addresses := bestAddresses(app)
 	through := tunnelAddresses(app, hubs)
 	if g.json {
-		return json.NewEncoder(g.out).Encode(map[string]any{"id": app.ID().Ref(), "addresses": addresses, "tunnels": through})
+		return g.printJSON(map[string]any{"id": app.ID().Ref(), "addresses": addresses, "tunnels": through})
 	}
 	fmt.Fprintf(g.out, "secretstack peer %s\n\n  key      %s\n", version, app.ID())
 	next := ""

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -317,7 +316,7 @@ func (s *sharing) run(ctx context.Context, session muxrpc.Caller) error {
 // tell shows what has happened.
 func (s *sharing) tell(live *liveLine, t *traffic, e share.Event) error {
 	if s.json && e.Type != share.Shared {
-		return json.NewEncoder(s.out).Encode(e)
+		return s.printJSON(e)
 	}
 	switch e.Type {
 	case share.Opened:
@@ -325,14 +324,14 @@ func (s *sharing) tell(live *liveLine, t *traffic, e share.Event) error {
 	case share.Closed:
 		t.closed()
 		if e.Error != "" && s.verbose {
-			live.log(fmt.Sprintf("a connection of %s was cut: %s", e.Peer.Short(), printable(e.Error)))
+			live.log(fmt.Sprintf("a connection of %s was cut: %s", e.Peer.Short(), e.Error))
 		}
 	case share.Traffic:
 		t.passed(e.Time, e.Sent, e.Received)
 	case share.Refused:
 		live.log(fmt.Sprintf("refused %s; to let it in: --allow %s", e.Peer.Short()+"…", e.Peer))
 	case share.Failed:
-		live.log("the service takes no connections: " + printable(e.Error))
+		live.log("the service takes no connections: " + e.Error)
 	}
 	live.show(t.String())
 	return nil
@@ -352,7 +351,7 @@ func (s *sharing) explain(err error) error {
 // announce prints what is shared, and what to type elsewhere.
 func (s *sharing) announce() error {
 	if s.json {
-		return json.NewEncoder(s.out).Encode(map[string]any{
+		return s.printJSON(map[string]any{
 			"type": share.Shared, "name": s.publish.Name, "target": s.target.address, "address": s.address, "allow": keysOf(slices.Concat(s.publish.Allow, s.publish.Contacts)), "anyone": s.publish.Anyone,
 		})
 	}
@@ -419,7 +418,7 @@ func announceHTTP(g *globals, t target, client *hubclient.Client) error {
 		}
 	}
 	if g.json {
-		return json.NewEncoder(g.out).Encode(map[string]any{"type": share.Shared, "target": t.address, "urls": urls})
+		return g.printJSON(map[string]any{"type": share.Shared, "target": t.address, "urls": urls})
 	}
 	fmt.Fprintf(g.out, "%s is published for everybody", t)
 	if len(urls) > 0 {

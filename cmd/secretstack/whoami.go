@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -41,7 +40,7 @@ func whoami(ctx context.Context, g *globals, c *courier.Client, qr bool) error {
 		return err
 	}
 	if g.json {
-		return json.NewEncoder(g.out).Encode(map[string]any{
+		return g.printJSON(map[string]any{
 			"key": status.Key, "secrez": status.Secrez, "name": status.Name, "card": links.Link, "web": links.Web, "hubs": status.Hubs,
 		})
 	}
@@ -87,7 +86,7 @@ func showStatus(ctx context.Context, g *globals, c *courier.Client) error {
 		return err
 	}
 	if g.json {
-		return json.NewEncoder(g.out).Encode(status)
+		return g.printJSON(status)
 	}
 	fmt.Fprintf(g.out, "key       %s\n", status.Key)
 	fmt.Fprintf(g.out, "running   since %s\n", status.Started.Local().Format(time.DateTime))
@@ -110,7 +109,7 @@ func showStatus(ctx context.Context, g *globals, c *courier.Client) error {
 		fmt.Fprintf(g.out, "requests  %d (secretstack contact requests)\n", status.Requests)
 	}
 	for _, alert := range status.Alerts {
-		fmt.Fprintf(g.out, "LOOK      %s\n", alert)
+		fmt.Fprintf(g.out, "LOOK      %s\n", printable(alert))
 	}
 	return nil
 }

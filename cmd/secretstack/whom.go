@@ -258,7 +258,7 @@ func explainCircuit(err error, shown string) error {
 
 func refusalText(err error) string {
 	if e, ok := errors.AsType[*native.Error](err); ok {
-		return printable(e.Text)
+		return e.Text
 	}
 	return plain(err)
 }
