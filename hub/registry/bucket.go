@@ -327,7 +327,7 @@ func (w *watch) one(ctx context.Context, n *run, changed <-chan struct{}) error 
 				return errLapse
 			}
 			if entry == nil {
-				if err := w.load(seen); err != nil {
+				if err := w.load(ctx, kv, seen); err != nil {
 					return err
 				}
 				seen = nil
@@ -374,13 +374,22 @@ func (w *watch) gone(key string, revision uint64) error {
 	return w.tell(Change{Item: Item{Key: key, Revision: revision}, Deleted: true})
 }
 
-// load ends the reading of what is there. What had been reported from an earlier engine and is not there was deleted.
-func (w *watch) load(seen map[string]bool) error {
+// load ends the reading of what is there. What had been reported from an earlier engine and is not there was deleted, unless
+// it was written anew meanwhile: then it follows as a change.
+func (w *watch) load(ctx context.Context, kv jetstream.KeyValue, seen map[string]bool) error {
 	for key := range w.known {
-		if !seen[key] {
-			if err := w.gone(key, 0); err != nil {
-				return err
-			}
+		if seen[key] {
+			continue
+		}
+		_, err := kv.Get(ctx, encodeKey(key))
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, jetstream.ErrKeyNotFound) {
+			return errLapse
+		}
+		if err := w.gone(key, 0); err != nil {
+			return err
 		}
 	}
 	if w.loaded {

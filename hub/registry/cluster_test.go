@@ -155,6 +155,7 @@ func (ns *nodes) same(records []Record) {
 }
 
 func TestNodesOfAClusterShareTheirRecords(t *testing.T) {
+	t.Parallel()
 	ns := clusterOf(t, 3)
 	ns.start(0, 1, 2)
 	const owners = 60
@@ -198,6 +199,7 @@ func TestNodesOfAClusterShareTheirRecords(t *testing.T) {
 }
 
 func TestOneOfThreeNodesMayBeAway(t *testing.T) {
+	t.Parallel()
 	ns := clusterOf(t, 3)
 	ns.start(0, 1, 2)
 	var records []Record
@@ -224,6 +226,7 @@ func TestOneOfThreeNodesMayBeAway(t *testing.T) {
 }
 
 func TestANodeThatIsLeftAloneServesWhatItKnows(t *testing.T) {
+	t.Parallel()
 	ns := clusterOf(t, 3)
 	ns.start(0, 1, 2)
 	owner := identity(t, 1)
@@ -266,6 +269,7 @@ func TestANodeThatIsLeftAloneServesWhatItKnows(t *testing.T) {
 }
 
 func TestBucketsAreTheSameOnAllNodes(t *testing.T) {
+	t.Parallel()
 	ns := clusterOf(t, 3)
 	ns.start(0, 1, 2)
 	var lists []*Bucket
@@ -318,6 +322,7 @@ func TestBucketsAreTheSameOnAllNodes(t *testing.T) {
 }
 
 func TestStrangersDoNotBecomeNodes(t *testing.T) {
+	t.Parallel()
 	ns := clusterOf(t, 2)
 	ns.cfgs[0].Replicas, ns.cfgs[1].Replicas = 1, 1
 	ns.start(0, 1)
@@ -412,6 +417,7 @@ func TestAClusterIsConfiguredCompletely(t *testing.T) {
 
 // TestNoIDHasTwoOwners has several nodes give ids at once, some of which are to one that is about to end.
 func TestNoIDHasTwoOwners(t *testing.T) {
+	t.Parallel()
 	ns := clusterOf(t, 3)
 	ns.start(0, 1, 2)
 	given := map[secrez.ID]keys.PublicKey{}

@@ -143,6 +143,7 @@ func noteLine(t *testing.T, line string, acknowledged map[uint64]secrez.ID) uint
 // The original kept its rows in a file that nobody synced. Here an id that was told to somebody survives a process that is
 // killed at any moment.
 func TestEveryAcknowledgedIDSurvivesKills(t *testing.T) {
+	t.Parallel()
 	want, rounds := 10_000, 8
 	if raceDetector {
 		want = 1_500
