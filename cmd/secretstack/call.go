@@ -52,7 +52,7 @@ Which type a method has is asked of the peer (its "manifest"); a peer that does 
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.hub, "hub", "", "address of the hub that leads to the peer, for tunnel: addresses")
+	flags.StringVar(&f.hub, "hub", "", "hub that leads to the peer, for tunnel: addresses: its address, or HOST:PORT")
 	flags.StringVar(&f.kind, "type", "", "async, sync, source, sink or duplex (default: what the peer's manifest says)")
 	flags.BoolVarP(&f.raw, "raw", "r", false, "bytes and text as they are instead of JSON, both ways")
 	flags.DurationVar(&f.timeout, "timeout", 15*time.Second, "how long connecting may take, and how long an async answer")
@@ -80,6 +80,13 @@ func call(ctx context.Context, g *globals, f callFlags, address, method string, 
 
 	if key, ok := target[0].Key(); ok && key.Equal(app.ID()) && target[0].Transport().Name == "tunnel" {
 		return usagef("the address leads to yourself: it has your own key; to call as somebody else, choose another --root")
+	}
+	if f.hub != "" {
+		found, err := findOurHubs(ctx, []string{f.hub})
+		if err != nil {
+			return err
+		}
+		f.hub = withoutInvite(found.texts[0])
 	}
 	peer, err := connect(ctx, app, f, address)
 	if err != nil {

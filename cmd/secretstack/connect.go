@@ -47,7 +47,7 @@ that share has printed, a contact, a key or an id; NAME is needed when he shares
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringArrayVarP(&f.hubs, "hub", "H", nil, "address of a hub at which the peer is, when PEER does not tell; may be given more than once")
+	flags.StringArrayVarP(&f.hubs, "hub", "H", nil, "hub at which the peer is, when PEER does not tell: its address, or HOST:PORT; may be given more than once")
 	flags.DurationVar(&f.timeout, "timeout", 20*time.Second, "how long connecting may take")
 	return cmd
 }
@@ -83,10 +83,11 @@ func runConnect(ctx context.Context, g *globals, f connectFlags, peer, local str
 
 // findRemote finds the peer.
 func findRemote(ctx context.Context, g *globals, f connectFlags, app *secretstack.App, text string) (whom, error) {
-	hubs, err := parseHubs(f.hubs)
+	found, err := findOurHubs(ctx, f.hubs)
 	if err != nil {
 		return whom{}, err
 	}
+	hubs := found.addresses
 	c, err := g.runningCourier(ctx)
 	if err != nil {
 		return whom{}, err

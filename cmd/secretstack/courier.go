@@ -5,13 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -68,7 +66,7 @@ it runs again. To have it run whenever you are logged in: systemctl --user enabl
 With --secrez the command line of Secrez finds a courier of its own here, by HTTPS on this machine only: tell it the port
 that courier prints. Whoever calls first is its owner, unless --owner names one.
 
-A hub may be given by its web address, too. It is asked for its key then, once, and believed; a hub of Secrez has none.`,
+A hub may be given by its web address, or as HOST:PORT, too. It is asked for its key then, once, and believed; a hub of Secrez has none.`,
 		Example: "  secretstack courier --hub http://hub.example.org:8433 --name Alice\n  secretstack courier --listen :8008",
 		Args:    argsBetween(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -77,7 +75,7 @@ A hub may be given by its web address, too. It is asked for its key then, once, 
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVarP(&f.Hubs, "hub", "H", nil,
-		"address of a hub to be reached through, or the link of an invitation; may be given more than once; \"none\" forgets all")
+		"hub to be reached through: its address, the link of an invitation, or HOST:PORT; may be given more than once; \"none\" forgets all")
 	flags.StringVar(&f.Name, "name", "", "what you call yourself on your contact card")
 	flags.StringVar(&f.Listen, "listen", "", "address and port for direct connections, such as :8008, or \"none\" (default: a free port if there is no hub)")
 	flags.BoolVar(&f.secrez, "secrez", false, "serve the command line of Secrez, too")
@@ -161,81 +159,17 @@ func (g *globals) rememberOptions(ctx context.Context, f courierFlags) (courierO
 	return options, g.saveOptions(options)
 }
 
-// takeHubs takes over the hubs that were given, if any. One that is given by its web address is asked who it is: a hub of
-// Secrez has no key.
+// takeHubs takes over the hubs that were given, if any; "none" is no hub.
 func (o *courierOptions) takeHubs(ctx context.Context, given []string) error {
 	if len(given) == 0 {
 		return nil
 	}
-	var native []string
-	web := ""
-	for _, hub := range given {
-		u, err := url.Parse(hub)
-		if hub == "none" {
-			continue
-		}
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			native = append(native, hub)
-			continue
-		}
-		address, err := askHub(ctx, u)
-		switch {
-		case err != nil:
-			return err
-		case address != "":
-			native = append(native, address)
-		case web != "":
-			return usagef("--hub: one hub of Secrez is enough")
-		default:
-			web = u.Scheme + "://" + u.Host
-		}
-	}
-	if _, err := parseHubs(native); err != nil {
+	found, err := findHubs(ctx, slices.DeleteFunc(slices.Clone(given), func(text string) bool { return text == "none" }))
+	if err != nil {
 		return err
 	}
-	o.Hubs, o.SecrezHub = native, web
+	o.Hubs, o.SecrezHub = found.texts, found.secrez
 	return nil
-}
-
-// askTimeout is how long a hub has to say who it is.
-const askTimeout = 10 * time.Second
-
-// askHub asks a hub at a web address for its key, which is believed from then on, and gives its address; nothing for a hub
-// of Secrez.
-func askHub(ctx context.Context, u *url.URL) (string, error) {
-	ctx, stop := context.WithTimeout(ctx, askTimeout)
-	defer stop()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.Scheme+"://"+u.Host+"/", nil)
-	if err != nil {
-		return "", usagef("--hub: %w", err)
-	}
-	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	response, err := client.Do(r)
-	if err != nil {
-		return "", fmt.Errorf("there is no answer from the hub %s: %w", u.Host, errors.Unwrap(err))
-	}
-	defer func() { _ = response.Body.Close() }()
-	var hub struct {
-		Key keys.PublicKey `json:"key"`
-	}
-	err = json.NewDecoder(io.LimitReader(response.Body, 64<<10)).Decode(&hub)
-	if err != nil || hub.Key.IsZero() {
-		return "", nil
-	}
-	return hubAddress(u, hub.Key), nil
-}
-
-// hubAddress is where a hub of ours is that has a web address: its port speaks everything, but behind https there may be a
-// proxy that knows nothing but the web.
-func hubAddress(u *url.URL, key keys.PublicKey) string {
-	if u.Scheme == "https" {
-		return "wss://" + u.Host + "~shs:" + key.Base64()
-	}
-	port := u.Port()
-	if port == "" {
-		port = "80"
-	}
-	return "net:" + u.Hostname() + ":" + port + "~shs:" + key.Base64()
 }
 
 // takeSecrez takes over what was given for Secrez's command line.

@@ -230,7 +230,7 @@ func TestWrongUseIsOneLineWithTheWayOutAndExitCode2(t *testing.T) {
 		{"completion for nothing", []string{"completion", "foo"}, "foo"},
 		{"tunnel as hub", []string{"serve", "--hub", "tunnel:@" + key + ".ed25519:@" + key + ".ed25519~shs:" + key}, "tunnel:"},
 		{"bad app key", []string{"call", address, "hello", "--app-key", "abc"}, "--app-key"},
-		{"serve with a bad hub", []string{"serve", "--hub", "example.org"}, "--hub"},
+		{"serve with a bad hub", []string{"serve", "--hub", "net:example.org:8433"}, "--hub takes the address"},
 		{"serve with a missing file", []string{"serve", "--config", "nowhere.json"}, "no file nowhere.json"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretstack/secretstack"
-	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/plugins/room"
 	"github.com/secretstack/secretstack/plugins/tunnel"
@@ -48,7 +47,7 @@ A configuration file is JSON, of the shape of secret-stack 8 or 6. "plugins" lis
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.config, "config", "", "configuration file")
-	flags.StringArrayVar(&f.hubs, "hub", nil, "address of a hub to be reached through, or the link of an invitation; may be given more than once")
+	flags.StringArrayVar(&f.hubs, "hub", nil, "hub to be reached through: its address, the link of an invitation, or HOST:PORT; may be given more than once")
 	flags.StringVar(&f.host, "host", "", "address to listen on (default: all)")
 	flags.Uint16Var(&f.port, "port", 0, "port to listen on (default: a free one)")
 	return cmd
@@ -67,10 +66,11 @@ func pluginNames() string {
 }
 
 func serve(ctx context.Context, g *globals, f serveFlags) error {
-	hubs, err := parseHubs(f.hubs)
+	found, err := findOurHubs(ctx, f.hubs)
 	if err != nil {
 		return err
 	}
+	f.hubs = found.texts
 	settings, err := readSettings(f.config)
 	if err != nil {
 		return err
@@ -95,49 +95,15 @@ func serve(ctx context.Context, g *globals, f serveFlags) error {
 	if err != nil {
 		return err
 	}
-	err = notToOneself(app, hubs)
+	err = notToOneself(app, found.addresses)
 	if err == nil {
-		awaitHubs(ctx, g, app, hubs)
+		awaitHubs(ctx, g, app, found.addresses)
 		err = announcePeer(g, app, f.hubs)
 	}
 	if err != nil {
 		return errors.Join(err, app.Close(context.WithoutCancel(ctx)))
 	}
 	return waitAndClose(ctx, app)
-}
-
-// withoutInvite is the address in the link of an invitation. What is no link stays as it is.
-func withoutInvite(hub string) string {
-	if link, err := native.ParseLink(hub); err == nil {
-		return link.Address
-	}
-	return hub
-}
-
-// parseHubs reads the addresses of hubs, and those in the links of invitations.
-func parseHubs(texts []string) ([]multiserver.Address, error) {
-	var hubs []multiserver.Address
-	for _, text := range texts {
-		if strings.HasPrefix(text, "secretstack:") {
-			link, err := native.ParseLink(text)
-			if err != nil {
-				return nil, usagef("--hub: %s", plain(err))
-			}
-			text = link.Address
-		}
-		parsed, err := multiserver.Parse(text)
-		if err != nil {
-			return nil, usagef("--hub: %s", plain(err))
-		}
-		if parsed[0].Transport().Name == "tunnel" {
-			return nil, usagef("--hub takes the address of a hub, and a tunnel: address is that of a peer behind one")
-		}
-		if _, ok := parsed[0].Key(); !ok {
-			return nil, usagef("--hub: the address does not say which key the hub has: add ~shs: and the key")
-		}
-		hubs = append(hubs, parsed[0])
-	}
-	return hubs, nil
 }
 
 // notToOneself refuses hubs that are the app itself: it would wait for itself for ever.

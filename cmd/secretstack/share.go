@@ -57,7 +57,7 @@ With --http a web server is published for everybody at an address of its own at 
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVarP(&f.hubs, "hub", "H", nil,
-		"address of a hub to be reached through, or the link of an invitation, when no courier runs; may be given more than once")
+		"hub to be reached through when no courier runs: its address, the link of an invitation, or HOST:PORT; may be given more than once")
 	flags.StringSliceVar(&f.allow, "allow", nil, "who may connect: contacts, keys, or \"anyone\" (default: all contacts)")
 	flags.StringVar(&f.name, "name", "", "what the service is called (default: after WHAT)")
 	flags.BoolVar(&f.http, "http", false, "publish a web server for everybody at the hub's address for you")
@@ -220,7 +220,8 @@ func startAtHubs(ctx context.Context, g *globals, hubs []string, web http.Handle
 	if len(hubs) == 0 {
 		return nil, usagef("name the hub through which others come: --hub HUB-ADDRESS")
 	}
-	if _, err := parseHubs(hubs); err != nil {
+	found, err := findOurHubs(ctx, hubs)
+	if err != nil {
 		return nil, err
 	}
 	cfg, err := g.config(ctx, g.root)
@@ -228,7 +229,7 @@ func startAtHubs(ctx context.Context, g *globals, hubs []string, web http.Handle
 		return nil, err
 	}
 	at := hubclient.Config{Handler: web}
-	for _, address := range hubs {
+	for _, address := range found.texts {
 		at.Hubs = append(at.Hubs, hubclient.Hub{Address: address})
 	}
 	cfg.Connections = &multiserver.Config{

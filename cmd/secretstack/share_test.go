@@ -364,7 +364,7 @@ func TestWrongUseOfShareAndConnectIsExplained(t *testing.T) {
 		{[]string{"share", "3000"}, "say who may connect"},
 		{[]string{"share", "3000", "--allow", "bob"}, "names of contacts only while your courier runs"},
 		{[]string{"share", "3000", "--allow", key}, "name the hub through which others come"},
-		{[]string{"share", "3000", "--allow", key, "--hub", "example.org"}, "--hub"},
+		{[]string{"share", "3000", "--allow", key, "--hub", "net:example.org:8433"}, "--hub"},
 		{[]string{"share", "3000", "--http", "--allow", key}, "--http is for everybody"},
 		{[]string{"share", "./socket", "--http", "--hub", address}, "--http takes a port"},
 		{[]string{"connect", "alice"}, "something is missing"},
