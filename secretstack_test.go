@@ -2,31 +2,23 @@ package secretstack_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"iter"
 	"log/slog"
-	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/internal/memnet"
-	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/muxrpc"
 )
 
-// identity is the test identity of a name: the one that the recorded JavaScript peers of that name had.
-func identity(t testing.TB, name string) *keys.Identity {
-	t.Helper()
-	seed := sha256.Sum256([]byte(name))
-	id, err := keys.FromSeed(seed[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
+var (
+	identity   = testkit.Identity
+	leakCheck  = testkit.LeakCheck
+	eventually = testkit.Eventually
+)
 
 // testPlugin is the plugin "test" of the recorded JavaScript peers.
 func testPlugin() secretstack.Plugin {
@@ -113,23 +105,6 @@ func connect(t testing.TB, from, to *secretstack.App) *secretstack.Peer {
 	return p
 }
 
-// leakCheck fails the test when there are more goroutines at its end than now. Call it first: it looks last.
-func leakCheck(t testing.TB) {
-	t.Helper()
-	before := runtime.NumGoroutine()
-	t.Cleanup(func() {
-		var now int
-		for range 200 {
-			if now = runtime.NumGoroutine(); now <= before {
-				return
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-		stacks := make([]byte, 1<<20)
-		t.Errorf("%d goroutines are left of %d:\n%s", now, before, stacks[:runtime.Stack(stacks, true)])
-	})
-}
-
 // mem is a stack of apps in memory and starts one; see memnet.Network.
 func memStack(t testing.TB, plugins ...secretstack.Plugin) *secretstack.Stack {
 	return stackOf(t, secretstack.Options{Bare: true}, append(plugins, memnet.Plugin(memnet.New()))...)
@@ -155,16 +130,4 @@ func wantErr(t testing.TB, err error, text string) {
 	if err == nil || !strings.Contains(err.Error(), text) {
 		t.Errorf("error is %v, want one with %q", err, text)
 	}
-}
-
-// eventually waits for a condition that another goroutine brings about.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	for range 12_000 {
-		if cond() {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	t.Fatalf("%s: not within a minute", what)
 }

@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -19,30 +17,11 @@ import (
 	"github.com/secretstack/secretstack/hub/cluster/credential"
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/registry/claim"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/plugins/hubclient"
 )
 
-// freeAddresses gives addresses of this machine at which nobody listens. Those on Linux are this process's own, so that no
-// other test takes them before they are used.
-func freeAddresses(t *testing.T, n int) (addresses []string) {
-	t.Helper()
-	for range n {
-		ln, err := net.Listen("tcp", net.JoinHostPort(ownHost(), "0"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = ln.Close() }()
-		addresses = append(addresses, ln.Addr().String())
-	}
-	return addresses
-}
-
-func ownHost() string {
-	if pid := os.Getpid(); runtime.GOOS == "linux" {
-		return fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&63, pid>>8&255, pid&255)
-	}
-	return "127.0.0.1"
-}
+var freeAddresses = testkit.FreeAddresses
 
 // startNodes starts the nodes of one hub, at the same time.
 func startNodes(t *testing.T, n int) []*running {

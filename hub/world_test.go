@@ -2,7 +2,6 @@ package hub_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,22 +13,17 @@ import (
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub"
-	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/multiserver"
 	netms "github.com/secretstack/secretstack/multiserver/net"
 	"github.com/secretstack/secretstack/multiserver/ws"
 	"github.com/secretstack/secretstack/plugins/hubclient"
 )
 
-func identity(t testing.TB, name string) *keys.Identity {
-	t.Helper()
-	seed := sha256.Sum256([]byte(name))
-	id, err := keys.FromSeed(seed[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
+var (
+	identity   = testkit.Identity
+	eventually = testkit.Eventually
+)
 
 const domain = "hub.test"
 
@@ -240,18 +234,6 @@ func says(what string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%s %s %s", what, r.Host, r.URL.Path)
 	})
-}
-
-// eventually waits for something that cannot be waited for otherwise.
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	for range 6000 {
-		if cond() {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	t.Fatalf("%s: not within half a minute", what)
 }
 
 func contains(t testing.TB, text, part string) {

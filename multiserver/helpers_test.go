@@ -3,7 +3,6 @@ package multiserver_test
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"io"
@@ -17,20 +16,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 )
 
-// identity makes the test identities of the recorded vectors.
-func identity(t testing.TB, name string) *keys.Identity {
-	t.Helper()
-	seed := sha256.Sum256([]byte(name))
-	id, err := keys.FromSeed(seed[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
+var identity = testkit.Identity
 
 func shsFor(t testing.TB, name string) multiserver.Transform {
 	t.Helper()

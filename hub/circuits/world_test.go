@@ -9,12 +9,14 @@ import (
 	"net"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/secretstack/secretstack/circuit"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 )
+
+var eventually = testkit.Eventually
 
 func key(t testing.TB, name string) keys.PublicKey {
 	t.Helper()
@@ -147,16 +149,4 @@ func wantPassed(t testing.TB, from, to net.Conn, text string) {
 	if _, err := io.ReadFull(to, got); err != nil || !bytes.Equal(got, []byte(text)) {
 		t.Fatalf("got %q, %v; want %q", got, err, text)
 	}
-}
-
-// eventually waits until something is so.
-func eventually(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	for range 10_000 {
-		if is() {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatalf("not so: %s", what)
 }

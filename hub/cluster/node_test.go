@@ -16,8 +16,11 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 )
+
+var eventually = testkit.Eventually
 
 func identity(tb testing.TB, name string) *keys.Identity {
 	tb.Helper()
@@ -136,15 +139,6 @@ func open(tb testing.TB, cfg Config) *Node {
 		}
 	})
 	return n
-}
-
-func eventually(tb testing.TB, what string, so func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !so(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			tb.Fatalf("it never happens: %s", what)
-		}
-	}
 }
 
 // found waits until a courier is found from a node.

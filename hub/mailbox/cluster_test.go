@@ -5,17 +5,17 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
-	"os"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/secretstack/secretstack/hub/cluster/credential"
 	"github.com/secretstack/secretstack/hub/registry"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 )
+
+var freeAddresses = testkit.FreeAddresses
 
 // cluster opens the registries of some nodes.
 func cluster(t *testing.T, n int) []*registry.Registry {
@@ -33,28 +33,6 @@ func cluster(t *testing.T, n int) []*registry.Registry {
 		cfgs = append(cfgs, cfg)
 	}
 	return together(t, cfgs)
-}
-
-// freeAddresses gives addresses of this machine at which nobody listens. Those on Linux are this process's own, so that no
-// other test takes them before they are used.
-func freeAddresses(t *testing.T, n int) (addresses []string) {
-	t.Helper()
-	for range n {
-		ln, err := net.Listen("tcp", net.JoinHostPort(ownHost(), "0"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		addresses = append(addresses, ln.Addr().String())
-		defer func() { _ = ln.Close() }()
-	}
-	return addresses
-}
-
-func ownHost() string {
-	if pid := os.Getpid(); runtime.GOOS == "linux" {
-		return fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&63, pid>>8&255, pid&255)
-	}
-	return "127.0.0.1"
 }
 
 func nodeTLS(t *testing.T, c *credential.Credential, name string) *tls.Config {

@@ -6,16 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/secretstack/secretstack/hub/cluster/credential"
 	"github.com/secretstack/secretstack/hub/registry/claim"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
+)
+
+var (
+	freeAddresses = testkit.FreeAddresses
+	eventually    = testkit.Eventually
 )
 
 // nodes are the registries of one cluster, in one process.
@@ -23,29 +27,6 @@ type nodes struct {
 	tb   testing.TB
 	cfgs []Config
 	all  []*Registry
-}
-
-// freeAddresses gives addresses of this machine at which nobody listens. Those on Linux are this process's own, so that no
-// other test takes them before they are used.
-func freeAddresses(tb testing.TB, n int) []string {
-	tb.Helper()
-	var addresses []string
-	for range n {
-		ln, err := net.Listen("tcp", net.JoinHostPort(ownHost(), "0"))
-		if err != nil {
-			tb.Fatal(err)
-		}
-		addresses = append(addresses, ln.Addr().String())
-		defer func() { _ = ln.Close() }()
-	}
-	return addresses
-}
-
-func ownHost() string {
-	if pid := os.Getpid(); runtime.GOOS == "linux" {
-		return fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&63, pid>>8&255, pid&255)
-	}
-	return "127.0.0.1"
 }
 
 func nodeTLS(tb testing.TB, c *credential.Credential, n int) *tls.Config {
@@ -122,16 +103,6 @@ func persist(tb testing.TB, r *Registry, reg Registration) Record {
 		return err == nil
 	})
 	return rec
-}
-
-// eventually waits for something that must come to be so.
-func eventually(tb testing.TB, what string, so func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !so(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			tb.Fatalf("it never happens: %s", what)
-		}
-	}
 }
 
 // same waits until nodes agree on all records.

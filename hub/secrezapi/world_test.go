@@ -19,9 +19,12 @@ import (
 
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/vhost"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
 )
+
+var waitFor = testkit.Eventually
 
 const (
 	testDomain = "hub.test"
@@ -341,18 +344,6 @@ func (w *world) connect(res registered) net.Conn {
 
 func (w *world) tunnel(res registered) string {
 	return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(res.Port)).String()
-}
-
-// waitFor polls until f holds.
-func waitFor(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for range 1000 {
-		if f() {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("in vain: %s", what)
 }
 
 // isReadable reports whether the other end of a connection has written to it or closed it.

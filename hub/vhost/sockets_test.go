@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"io"
 	"net"
 	"net/http"
@@ -18,6 +19,8 @@ import (
 	"testing"
 	"time"
 )
+
+var waitFor = testkit.Eventually
 
 // tunnelHub is a hub on real sockets with one courier.
 type tunnelHub struct {
@@ -78,18 +81,6 @@ func (h *tunnelHub) post(t *testing.T, path, body string) told {
 	defer func() { _ = res.Body.Close() }()
 	got, err := io.ReadAll(res.Body)
 	return told{res, string(got), err}
-}
-
-// waitFor polls until f holds.
-func waitFor(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for range 1000 {
-		if f() {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("in vain: %s", what)
 }
 
 func (h *tunnelHub) waitOpen(t *testing.T, n int) {

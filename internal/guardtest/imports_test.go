@@ -20,7 +20,7 @@ const module = "github.com/secretstack/secretstack"
 var layers = [][]string{
 	{"internal/secretbox", "internal/qrcode", "internal/sdnotify", "internal/netns", "internal/guardtest"},
 	{"keys"},
-	{"secrez", "shs", "boxstream", "packetstream", "keys/rotation", "keys/words"},
+	{"secrez", "shs", "boxstream", "packetstream", "keys/rotation", "keys/words", "internal/testkit"},
 	{"muxrpc"},
 	{"muxrpc/muxrpctest", "muxrpc/streamconn"},
 	{"multiserver"},
@@ -103,6 +103,15 @@ func TestPackagesDoNotKnowWhatTheyNeedNot(t *testing.T) {
 			if slices.ContainsFunc(b.banned, func(banned string) bool { return covers(banned, imp) }) {
 				t.Errorf("%s imports %s, but %s", b.pkg, imp, b.why)
 			}
+		}
+	}
+}
+
+// TestOnlyTestsImportTestkit keeps package testing out of the program.
+func TestOnlyTestsImportTestkit(t *testing.T) {
+	for pkg, imports := range productImports(t) {
+		if slices.Contains(imports, module+"/internal/testkit") {
+			t.Errorf("%s imports internal/testkit, which is for tests", pkg)
 		}
 	}
 }

@@ -7,13 +7,13 @@ import (
 	"net"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/circuit"
 	"github.com/secretstack/secretstack/hub/circuits"
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/registry/claim"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	tcp "github.com/secretstack/secretstack/multiserver/net"
@@ -22,6 +22,8 @@ import (
 	"github.com/secretstack/secretstack/plugins/room"
 	"github.com/secretstack/secretstack/plugins/tunnel"
 )
+
+var eventually = testkit.Eventually
 
 // tcpHub is a hub on a real port: it gives ids to everybody and joins whom it is told to. What it does with circuits can be
 // changed.
@@ -338,16 +340,4 @@ func mustConnect(t *testing.T, from *secretstack.App, address string, peer strin
 		t.Fatalf("%s takes us for %q, %v", peer, me, err)
 	}
 	return p
-}
-
-// eventually waits until something is so.
-func eventually(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	for range 10_000 {
-		if is() {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatalf("not so: %s", what)
 }

@@ -2,7 +2,6 @@ package hubclient_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,21 +13,14 @@ import (
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/registry/claim"
 	"github.com/secretstack/secretstack/internal/memnet"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/plugins/hubclient"
 	"github.com/secretstack/secretstack/secrez"
 )
 
-func identity(t testing.TB, name string) *keys.Identity {
-	t.Helper()
-	seed := sha256.Sum256([]byte(name))
-	id, err := keys.FromSeed(seed[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
+var identity = testkit.Identity
 
 func secrezKey(t testing.TB, key keys.PublicKey) secrez.PublicKey {
 	t.Helper()

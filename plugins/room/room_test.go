@@ -2,13 +2,11 @@ package room_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -18,21 +16,18 @@ import (
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/internal/memnet"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/plugins/room"
 )
 
-func identity(t testing.TB, name string) *keys.Identity {
-	t.Helper()
-	seed := sha256.Sum256([]byte(name))
-	id, err := keys.FromSeed(seed[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
+var (
+	identity   = testkit.Identity
+	leakCheck  = testkit.LeakCheck
+	eventually = testkit.Eventually
+)
 
 func ref(t testing.TB, name string) string { return identity(t, name).Public().Ref() }
 
@@ -102,33 +97,6 @@ func (w *world) announced(t testing.TB, name string, plugins ...secretstack.Plug
 		t.Fatalf("announce: %v, %v", ok, err)
 	}
 	return p
-}
-
-func leakCheck(t testing.TB) {
-	t.Helper()
-	before := runtime.NumGoroutine()
-	t.Cleanup(func() {
-		var now int
-		for range 200 {
-			if now = runtime.NumGoroutine(); now <= before {
-				return
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-		stacks := make([]byte, 1<<20)
-		t.Errorf("%d goroutines are left of %d:\n%s", now, before, stacks[:runtime.Stack(stacks, true)])
-	})
-}
-
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	for range 12_000 {
-		if cond() {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	t.Fatalf("%s: not within a minute", what)
 }
 
 func wantErr(t testing.TB, err error, text string) {

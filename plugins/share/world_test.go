@@ -2,30 +2,24 @@ package share_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/plugins/share"
 )
 
-func identity(t testing.TB, name string) *keys.Identity {
-	t.Helper()
-	seed := sha256.Sum256([]byte(name))
-	id, err := keys.FromSeed(seed[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
+var (
+	identity   = testkit.Identity
+	eventually = testkit.Eventually
+)
 
 // exchange is where the peers of a test find each other: it carries streams as a hub does, by key.
 type exchange struct {
@@ -212,15 +206,4 @@ func wantPassed(t *testing.T, from io.Writer, to io.Reader, text string) {
 	if _, err := io.ReadFull(to, got); err != nil || string(got) != text {
 		t.Fatalf("got %q, %v; want %q", got, err, text)
 	}
-}
-
-func eventually(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	for range 10_000 {
-		if is() {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatalf("not so: %s", what)
 }

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -19,21 +18,18 @@ import (
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/internal/memnet"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/plugins/room"
 	"github.com/secretstack/secretstack/plugins/tunnel"
 )
 
-func identity(t testing.TB, name string) *keys.Identity {
-	t.Helper()
-	seed := sha256.Sum256([]byte(name))
-	id, err := keys.FromSeed(seed[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
+var (
+	identity   = testkit.Identity
+	leakCheck  = testkit.LeakCheck
+	eventually = testkit.Eventually
+)
 
 func key(t testing.TB, name string) keys.PublicKey { return identity(t, name).Public() }
 func ref(t testing.TB, name string) string         { return key(t, name).Ref() }
@@ -108,33 +104,6 @@ func inRoom(t testing.TB, portal *secretstack.App, apps ...*secretstack.App) {
 			return slices.Contains(r.Attendants(), app.ID().Ref()) && len(attendant(app).Rooms()) > 0
 		})
 	}
-}
-
-func leakCheck(t testing.TB) {
-	t.Helper()
-	before := runtime.NumGoroutine()
-	t.Cleanup(func() {
-		var now int
-		for range 200 {
-			if now = runtime.NumGoroutine(); now <= before {
-				return
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-		stacks := make([]byte, 1<<20)
-		t.Errorf("%d goroutines are left of %d:\n%s", now, before, stacks[:runtime.Stack(stacks, true)])
-	})
-}
-
-func eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	for range 12_000 {
-		if cond() {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	t.Fatalf("%s: not within a minute", what)
 }
 
 func wantErr(t testing.TB, err error, text string) {

@@ -1,0 +1,82 @@
+// Package testkit is what the tests of several packages need: people, waiting without a fixed time, addresses of a test's
+// own. Nothing but tests imports it.
+package testkit
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/secretstack/secretstack/keys"
+)
+
+// patience is how long something may take that takes a moment: machines that test may be slow.
+const patience = 2 * time.Minute
+
+// Identity is the same for the same name, and the one that recorded JavaScript peers have.
+func Identity(tb testing.TB, name string) *keys.Identity {
+	tb.Helper()
+	seed := sha256.Sum256([]byte(name))
+	id, err := keys.FromSeed(seed[:])
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return id
+}
+
+// Eventually waits for a condition that others bring about, and fails the test when they do not.
+func Eventually(tb testing.TB, what string, cond func() bool) {
+	tb.Helper()
+	if !poll(cond) {
+		tb.Fatalf("in vain: %s", what)
+	}
+}
+
+// poll reports whether a condition has come true.
+func poll(cond func() bool) bool {
+	for deadline := time.Now().Add(patience); !cond(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
+}
+
+// LeakCheck fails the test when there are more goroutines at its end than now. Call it first: it looks last.
+func LeakCheck(tb testing.TB) {
+	tb.Helper()
+	before := runtime.NumGoroutine()
+	tb.Cleanup(func() {
+		if !poll(func() bool { return runtime.NumGoroutine() <= before }) {
+			stacks := make([]byte, 1<<20)
+			tb.Errorf("%d goroutines are left of %d:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
+		}
+	})
+}
+
+// FreeAddresses gives addresses of this machine at which nobody listens. Those on Linux are this process's own, so that no
+// other test takes them before they are used.
+func FreeAddresses(tb testing.TB, n int) (addresses []string) {
+	tb.Helper()
+	for range n {
+		ln, err := net.Listen("tcp", net.JoinHostPort(OwnHost(), "0"))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		defer func() { _ = ln.Close() }()
+		addresses = append(addresses, ln.Addr().String())
+	}
+	return addresses
+}
+
+// OwnHost is an address of this machine, on Linux one that no other process uses.
+func OwnHost() string {
+	if pid := os.Getpid(); runtime.GOOS == "linux" {
+		return fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&63, pid>>8&255, pid&255)
+	}
+	return "127.0.0.1"
+}
