@@ -28,12 +28,12 @@ type callFlags struct {
 	hub     string
 	kind    string
 	raw     bool
-	timeout time.Duration
-	linger  time.Duration
+	timeout duration
+	linger  duration
 }
 
 func newCall(g *globals) *cobra.Command {
-	var f callFlags
+	f := callFlags{timeout: duration(15 * time.Second), linger: duration(time.Second)}
 	cmd := &cobra.Command{
 		Use:   "call ADDRESS METHOD [JSON…]",
 		Short: "call a peer's method and print the result",
@@ -55,8 +55,8 @@ Which type a method has is asked of the peer (its "manifest"); a peer that does 
 	flags.StringVar(&f.hub, "hub", "", "hub that leads to the peer, for tunnel: addresses: its address, or HOST:PORT")
 	flags.StringVar(&f.kind, "type", "", "async, sync, source, sink or duplex (default: what the peer's manifest says)")
 	flags.BoolVarP(&f.raw, "raw", "r", false, "bytes and text as they are instead of JSON, both ways")
-	flags.DurationVar(&f.timeout, "timeout", 15*time.Second, "how long connecting may take, and how long an async answer")
-	flags.DurationVar(&f.linger, "linger", time.Second, "after the end of standard input, how long a duplex waits for another item")
+	flags.Var(&f.timeout, "timeout", "how long connecting may take, and how long an async answer")
+	flags.Var(&f.linger, "linger", "after the end of standard input, how long a duplex waits for another item")
 	return cmd
 }
 
@@ -165,7 +165,7 @@ func parseArguments(texts []string) ([]any, error) {
 
 // connect dials the peer, the hub first if one was named.
 func connect(ctx context.Context, app *secretstack.App, f callFlags, address string) (*secretstack.Peer, error) {
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(f.timeout))
 	defer cancel()
 	if f.hub != "" {
 		if _, err := app.Connect(ctx, f.hub); err != nil {
@@ -182,7 +182,7 @@ func methodType(ctx context.Context, peer *secretstack.Peer, f callFlags, method
 	if f.kind != "" {
 		return muxrpc.CallType(f.kind), nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(f.timeout))
 	defer cancel()
 	manifest, err := peer.Manifest(ctx)
 	if err != nil {

@@ -43,7 +43,7 @@ func (c *caller) run(ctx context.Context, kind muxrpc.CallType) error {
 }
 
 func (c *caller) async(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, c.flags.timeout)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(c.flags.timeout))
 	defer cancel()
 	v, err := muxrpc.Call[muxrpc.Value](ctx, c.peer, c.method, c.args...)
 	if err != nil {
@@ -119,7 +119,7 @@ func (c *caller) duplex(ctx context.Context) error {
 				return err
 			}
 			if quiet != nil {
-				quiet = time.After(c.flags.linger)
+				quiet = time.After(time.Duration(c.flags.linger))
 			}
 		case err := <-ended:
 			if errors.Is(err, io.EOF) {
@@ -131,7 +131,7 @@ func (c *caller) duplex(ctx context.Context) error {
 				s.Abort(err)
 				return err
 			}
-			quiet = time.After(c.flags.linger)
+			quiet = time.After(time.Duration(c.flags.linger))
 		case <-quiet:
 			return s.Close(ctx)
 		}

@@ -23,11 +23,11 @@ import (
 
 type connectFlags struct {
 	hubs    []string
-	timeout time.Duration
+	timeout duration
 }
 
 func newConnect(g *globals) *cobra.Command {
-	var f connectFlags
+	f := connectFlags{timeout: duration(20 * time.Second)}
 	cmd := &cobra.Command{
 		Use:   "connect PEER[/NAME] LOCAL",
 		Short: "use a service that somebody shares with you",
@@ -48,7 +48,7 @@ that share has printed, a contact, a key or an id; NAME is needed when he shares
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVarP(&f.hubs, "hub", "H", nil, "hub at which the peer is, when PEER does not tell: its address, or HOST:PORT; may be given more than once")
-	flags.DurationVar(&f.timeout, "timeout", 20*time.Second, "how long connecting may take")
+	flags.Var(&f.timeout, "timeout", "how long connecting may take")
 	return cmd
 }
 
@@ -74,7 +74,7 @@ func runConnect(ctx context.Context, g *globals, f connectFlags, peer, local str
 	if !ok {
 		return errors.New("this build cannot connect to shares")
 	}
-	c := connecting{globals: g, shares: shares, whom: w, service: remote.service, timeout: f.timeout}
+	c := connecting{globals: g, shares: shares, whom: w, service: remote.service, timeout: time.Duration(f.timeout)}
 	if at.network == "-" {
 		return c.stdio(ctx)
 	}
@@ -104,7 +104,7 @@ func findRemote(ctx context.Context, g *globals, f connectFlags, app *secretstac
 			hubs = append(hubs, multiserver.ParseLoose(withoutInvite(address))...)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(f.timeout))
 	defer cancel()
 	return (&finder{globals: g, app: app, hubs: hubs, courier: c}).find(ctx, text)
 }

@@ -80,8 +80,8 @@ func newContactList(g *globals) *cobra.Command {
 		for _, known := range all {
 			fmt.Fprintf(w, "%s\t%s\t%s\n", known.Name, known.Key, contactNote(known))
 		}
-		if len(all) == 0 && isTerminal(g.out) {
-			fmt.Fprintln(g.err, "You have no contacts yet: secretstack contact add NAME CARD")
+		if len(all) == 0 {
+			g.hint("You have no contacts yet. To add one: secretstack contact add NAME CARD")
 		}
 		return w.Flush()
 	})
@@ -160,8 +160,10 @@ func newContactRequests(g *globals) *cobra.Command {
 					fmt.Fprintf(g.out, "  %s\n", strings.ReplaceAll(printableLines(text), "\n", "\n  "))
 				}
 			}
-			if len(all) > 0 && isTerminal(g.out) {
-				fmt.Fprintln(g.err, "To answer: secretstack contact accept KEY NAME, or contact drop KEY [--block]")
+			if len(all) == 0 {
+				g.hint("Nobody has asked. Whoever has your card can: secretstack whoami")
+			} else {
+				g.hint("To answer: secretstack contact accept NAME KEY, or contact drop KEY [--block]")
 			}
 			return nil
 		})
@@ -171,19 +173,19 @@ func newContactRequests(g *globals) *cobra.Command {
 func strangerKey(text string) (keys.PublicKey, error) {
 	key, err := keys.ParsePublicKey(text)
 	if err != nil {
-		return key, usagef("%q is no key; contact requests lists them", text)
+		return key, usagef("%q is no key; contact requests lists them", printable(text))
 	}
 	return key, nil
 }
 
 func newContactAccept(g *globals) *cobra.Command {
-	return contactCommand(g, "accept KEY NAME", "make a stranger a contact", 2, "a key and a name",
+	return contactCommand(g, "accept NAME KEY", "make a stranger a contact", 2, "a name and a key",
 		func(ctx context.Context, c *courier.Client, args []string) error {
-			key, err := strangerKey(args[0])
+			key, err := strangerKey(args[1])
 			if err != nil {
 				return err
 			}
-			added, err := c.Accept(ctx, key, args[1])
+			added, err := c.Accept(ctx, key, args[0])
 			if err != nil {
 				return err
 			}

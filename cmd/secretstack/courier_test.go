@@ -213,7 +213,7 @@ func TestAStrangerOnTheCommandLine(t *testing.T) {
 	if got := bob.do("contact", "requests"); !strings.Contains(got, "do you know me?") {
 		t.Errorf("requests are %q", got)
 	}
-	bob.do("contact", "accept", requests[0].Key.Ref(), "alice")
+	bob.do("contact", "accept", "alice", requests[0].Key.Ref())
 	if got := bob.do("messages", "alice"); !strings.Contains(got, "do you know me?") {
 		t.Errorf("bob sees %q", got)
 	}
@@ -247,6 +247,10 @@ func TestWrongUseOfTheCourierNamesTheWayOut(t *testing.T) {
 		{[]string{"chat", "nobody"}, exitUsage, "chat needs a terminal"},
 		{[]string{"contact", "add", "x", "hello"}, exitFailed, "no contact card"},
 		{[]string{"contact", "accept", "x", "y"}, exitUsage, "is no key"},
+		{[]string{"messages", "--since", "-3d"}, exitUsage, "no time such as"},
+		{[]string{"send", "x", "hi", "--wait", "soon"}, exitUsage, `--wait takes a time such as 5s, 12h or 7d, not "soon"`},
+		{[]string{"hub", "invite", "--lasts", "never"}, exitUsage, "--lasts takes a time such as"},
+		{[]string{"hub", "invite", "--uses", "0"}, exitUsage, "--uses takes how many may use it, from 1 to 1000, not 0"},
 		{[]string{"courier"}, exitFailed, "running for " + alice.root + " already"},
 		{[]string{"courier", "--listen", "8008"}, exitUsage, "--listen takes"},
 		{[]string{"courier", "--hub", "non/sense"}, exitUsage, "--hub takes"},
@@ -254,6 +258,8 @@ func TestWrongUseOfTheCourierNamesTheWayOut(t *testing.T) {
 		{[]string{"courier", "--hub", "secretstack:AQAB"}, exitUsage, "--hub: not a link to a hub"},
 		{[]string{"share", "22", "--http", "--hub", "secretstack://hub?address=nonsense"}, exitUsage, "--http"},
 		{[]string{"courier", "--hub", "http://127.0.0.1:1"}, exitFailed, "no answer from the hub 127.0.0.1:1"},
+		{[]string{"courier", "--hub", "127.0.0.1:1"}, exitFailed, "no answer from the hub 127.0.0.1:1"},
+		{[]string{"courier", "--hub", "hub.example.org"}, exitUsage, "--hub"},
 		{[]string{"courier", "--owner", "me"}, exitUsage, "--owner takes"},
 	} {
 		r := alice.try("", c.args...)
@@ -337,7 +343,8 @@ func TestTheFirstMinuteWithAHub(t *testing.T) {
 		t.Fatalf("%v: %v", hub.Addresses, err)
 	}
 	web := fmt.Sprintf("http://127.0.0.1:%d", port)
-	alice, bob := newHome(t, "--hub", web, "--name", "Alice"), newHome(t, "-H", web, "--name", "Bob")
+	bare := strings.TrimPrefix(web, "http://")
+	alice, bob := newHome(t, "--hub", web, "--name", "Alice"), newHome(t, "-H", bare, "--name", "Bob")
 	for _, h := range []*home{alice, bob} {
 		h.comesToItsHub()
 	}
@@ -410,6 +417,43 @@ func TestAnIdentityIsExportedAndImported(t *testing.T) {
 	t.Setenv(envPassphrase, "wrong horse")
 	if r := command(t, "", "keys", "import", file); r.code != exitFailed || !strings.Contains(r.err, "wrong passphrase") {
 		t.Errorf("wrong passphrase: %d, %s", r.code, r.err)
+	}
+}
+
+func TestAnIdentityIsNotExportedUnderAWeakPassphrase(t *testing.T) {
+	home, file := t.TempDir(), filepath.Join(t.TempDir(), "backup")
+	command(t, "", "keys", "--root", home)
+	t.Setenv(envPassphrase, "\u00e4bcdefg") // seven characters in eight bytes
+	if r := command(t, "", "keys", "export", file, "--root", home); r.code != exitFailed || !strings.Contains(r.err, "at least 8 characters") || !strings.Contains(r.err, "--weak") {
+		t.Errorf("%d, %s", r.code, r.err)
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Error("it is there")
+	}
+	if r := command(t, "", "keys", "export", file, "--weak", "--root", home); r.code != exitOK {
+		t.Errorf("confirmed: %d, %s", r.code, r.err)
+	}
+}
+
+// TestEmptyListsSayOnATerminalWhatToDo, and nothing to programs.
+func TestEmptyListsSayOnATerminalWhatToDo(t *testing.T) {
+	alice := newHome(t, "--listen", "127.0.0.1:0")
+	hubRoot := shortDir(t)
+	startIn(t, hubRoot, "hub", "--port", "0", "--address", "127.0.0.1")
+	for _, c := range []struct {
+		root, says string
+		args       []string
+	}{
+		{alice.root, "secretstack contact add NAME CARD", []string{"contact", "list"}},
+		{alice.root, "secretstack whoami", []string{"contact", "requests"}},
+		{alice.root, "secretstack send NAME TEXT", []string{"messages"}},
+		{hubRoot, "secretstack hub rule 'deny", []string{"hub", "rule"}},
+		{hubRoot, "To make one: secretstack hub invite", []string{"hub", "invite", "--list"}},
+	} {
+		if r := command(t, "", append(c.args, "--root", c.root)...); r.code != exitOK || r.out != "" || r.err != "" {
+			t.Errorf("%v says to a program: %q, %q", c.args, r.out, r.err)
+		}
+		onTerminal(t, append(c.args, "--root", c.root)...).sees(c.says)
 	}
 }
 

@@ -247,7 +247,7 @@ func restoreHub(ctx context.Context, g *globals, file string) error {
 
 func newHubInvite(g *globals) *cobra.Command {
 	var terms admission.Invite
-	var lasts time.Duration
+	var lasts duration
 	var list bool
 	var revoke string
 	cmd := &cobra.Command{
@@ -255,7 +255,7 @@ func newHubInvite(g *globals) *cobra.Command {
 		Short: "make an invitation to the hub on this machine",
 		Long: `invite makes an invitation for a hub that asks for one, and prints the link with which a person joins: it goes where the
 hub's address would. The code in it is shown this once.`,
-		Example: "  secretstack hub invite --uses 5 --lasts 168h --note 'the club'\n  secretstack hub invite --list",
+		Example: "  secretstack hub invite --uses 5 --lasts 7d --note 'the club'\n  secretstack hub invite --list",
 		Args:    argsBetween(0, 0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
@@ -265,8 +265,11 @@ hub's address would. The code in it is shown this once.`,
 				_, err := ask[muxrpc.None](cmd.Context(), g, "revoke", revoke)
 				return err
 			}
+			if terms.Uses < 1 || terms.Uses > admission.MaxUses {
+				return usagef("--uses takes how many may use it, from 1 to %d, not %d", admission.MaxUses, terms.Uses)
+			}
 			if lasts > 0 {
-				terms.Expires = time.Now().Add(lasts)
+				terms.Expires = time.Now().Add(time.Duration(lasts))
 			}
 			made, err := ask[hub.ControlInvite](cmd.Context(), g, "invite", terms)
 			switch {
@@ -281,7 +284,7 @@ hub's address would. The code in it is shown this once.`,
 	}
 	flags := cmd.Flags()
 	flags.IntVar(&terms.Uses, "uses", 1, "how many may use it")
-	flags.DurationVar(&lasts, "lasts", 0, "until when it can be used, such as 168h (default: for ever)")
+	flags.Var(&lasts, "lasts", "how long it can be used, such as 7d (default: for ever)")
 	flags.StringVar(&terms.Note, "note", "", "what it is for, for yourself")
 	flags.BoolVar(&list, "list", false, "list the invitations instead")
 	flags.StringVar(&revoke, "revoke", "", "end the invitation of this number instead")
@@ -292,6 +295,9 @@ func listInvites(ctx context.Context, g *globals) error {
 	invites, err := ask[[]admission.Invite](ctx, g, "invites")
 	if err != nil || g.json {
 		return errors.Join(err, g.printJSON(invites))
+	}
+	if len(invites) == 0 {
+		g.hint("There are no invitations. To make one: secretstack hub invite")
 	}
 	for _, i := range invites {
 		state := counted(i.Left(time.Now()), "use") + " left"
@@ -346,6 +352,9 @@ func listRules(ctx context.Context, g *globals) error {
 	rules, err := ask[[]admission.Rule](ctx, g, "rules")
 	if err != nil || g.json {
 		return errors.Join(err, g.printJSON(rules))
+	}
+	if len(rules) == 0 {
+		g.hint("There are no rules. To make one: secretstack hub rule 'deny 192.0.2.0/24'")
 	}
 	var b bytes.Buffer
 	for _, r := range rules {

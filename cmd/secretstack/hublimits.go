@@ -94,8 +94,13 @@ func canText(field reflect.Value) bool {
 func setText(field reflect.Value, text, path string) error {
 	switch into := field.Addr().Interface().(type) {
 	case *time.Duration:
-		if d, err := time.ParseDuration(text); err == nil {
+		// Limits may be negative, which durations of people are not: they say that there is none.
+		none, isNone := strings.CutPrefix(text, "-")
+		if d, err := parseDuration(none); err == nil {
 			*into = d
+			if isNone {
+				*into = -d
+			}
 			return nil
 		}
 	case encoding.TextUnmarshaler:
@@ -110,7 +115,7 @@ func setText(field reflect.Value, text, path string) error {
 func wrongLimit(field reflect.Value, path string) error {
 	switch {
 	case field.Type() == reflect.TypeFor[time.Duration]():
-		return usagef("--config: %s takes a time such as \"5s\" or \"2m\"", path)
+		return usagef("--config: %s takes a time such as \"5s\", \"12h\" or \"7d\"", path)
 	case field.CanInt():
 		return usagef("--config: %s takes a number", path)
 	case field.Kind() == reflect.Struct && !canText(field):

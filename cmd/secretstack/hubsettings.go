@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -121,21 +120,9 @@ func (s *hubSettings) flags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.NATSURL, "nats-url", s.NATSURL, "NATS cluster of your own to be used in place of --join, such as tls://nats-1:4222,tls://nats-2:4222")
 	flags.StringVar(&s.NATSCredentials, "nats-credentials", s.NATSCredentials, "file to log in there with")
 
-	flags.DurationVar((*time.Duration)(&s.Drain), "drain", time.Duration(s.Drain), "how long what runs may take to finish when the hub ends")
+	flags.Var(&s.Drain, "drain", "how long what runs may take to finish when the hub ends")
 	flags.StringVar(&s.DrainTo, "drain-to", s.DrainTo, "address of another process of this hub to which couriers go when it ends")
 	flags.BoolVar(&s.LogJSON, "log-json", s.LogJSON, "log in JSON")
-}
-
-// duration is a time.Duration as people write it in a file.
-type duration time.Duration
-
-func (d *duration) UnmarshalText(text []byte) error {
-	parsed, err := time.ParseDuration(string(text))
-	if err != nil {
-		return fmt.Errorf("%q is no time such as 5s or 2m", text)
-	}
-	*d = duration(parsed)
-	return nil
 }
 
 // readHubSettings reads a configuration file, over which the flags go that were given; without a path there are only these.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -16,23 +17,45 @@ import (
 )
 
 func newKeysExport(g *globals) *cobra.Command {
-	return &cobra.Command{
+	weak := false
+	cmd := &cobra.Command{
 		Use:   "export FILE",
 		Short: "write your identity to a file, protected by a passphrase",
 		Long: `export writes your identity to a new file that nobody can use without the passphrase that it asks for, or takes from
 the environment variable ` + envPassphrase + `. Contacts and messages are not in it: they are in the folder "courier" below
 --root.`,
 		Args: argsBetween(1, 1, "the file to write"),
-		RunE: func(cmd *cobra.Command, args []string) error { return exportKeys(cmd.Context(), g, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error { return exportKeys(cmd.Context(), g, args[0], weak) },
+	}
+	cmd.Flags().BoolVar(&weak, "weak", false, fmt.Sprintf("take a passphrase of fewer than %d characters", leastPassphrase))
+	return cmd
+}
+
+// leastPassphrase is how many characters the passphrase of an exported identity has, which may get into anybody's hands.
+const leastPassphrase = 8
+
+// notWeak refuses a passphrase that is soon guessed.
+func notWeak(ask func() ([]byte, error)) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		p, err := ask()
+		if err == nil && utf8.RuneCount(p) < leastPassphrase {
+			clear(p)
+			return nil, fmt.Errorf("a passphrase for export has at least %d characters, better some words; --weak takes a shorter one", leastPassphrase)
+		}
+		return p, err
 	}
 }
 
-func exportKeys(ctx context.Context, g *globals, path string) error {
+func exportKeys(ctx context.Context, g *globals, path string, weak bool) error {
 	id, err := g.load(ctx, g.secretFile())
 	if err != nil {
 		return noIdentity(g, err)
 	}
-	err = keys.Save(path, id, keys.FileOptions{Passphrase: g.newPassphrase(ctx)})
+	passphrase := g.newPassphrase(ctx)
+	if !weak {
+		passphrase = notWeak(passphrase)
+	}
+	err = keys.Save(path, id, keys.FileOptions{Passphrase: passphrase})
 	if errors.Is(err, fs.ErrExist) {
 		return usagef("there is a file %s; choose another name", path)
 	}

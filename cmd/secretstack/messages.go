@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -62,7 +61,7 @@ func showMessages(ctx context.Context, g *globals, c *courier.Client, f messages
 	if len(args) == 1 {
 		q.Contact = args[0]
 	}
-	states := map[int64]string{}
+	states, none := map[int64]string{}, true
 	for m, err := range c.Messages(ctx, q) {
 		switch {
 		case ctx.Err() != nil:
@@ -79,9 +78,13 @@ func showMessages(ctx context.Context, g *globals, c *courier.Client, f messages
 		if err != nil {
 			return err
 		}
+		none = false
 		if f.follow {
 			states[m.ID] = m.State
 		}
+	}
+	if none {
+		g.hint("There are no such messages. To write one: secretstack send NAME TEXT, or secretstack chat NAME")
 	}
 	return nil
 }
@@ -109,12 +112,7 @@ func pastTime(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	if days, found := strings.CutSuffix(text, "d"); found {
-		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
-			return now.AddDate(0, 0, -int(n)), nil
-		}
-	}
-	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+	if d, err := parseDuration(text); err == nil {
 		return now.Add(-d), nil
 	}
 	for _, layout := range []string{time.RFC3339, time.DateTime, "2006-01-02 15:04", time.DateOnly} {

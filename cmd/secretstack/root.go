@@ -112,7 +112,7 @@ func explainFlag(err error) error {
 	case "int", "int64":
 		return usagef("--%s takes a number, not %q", flag.Name, value)
 	case "duration":
-		return usagef("--%s takes a time such as 5s or 2m, not %q", flag.Name, value)
+		return usagef("--%s takes a time such as 5s, 12h or 7d, not %q", flag.Name, value)
 	}
 	return &usageError{err}
 }
@@ -252,6 +252,13 @@ func (g *globals) logger() *slog.Logger {
 		level = slog.LevelDebug
 	}
 	return slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: level}))
+}
+
+// hint tells a person what to do next; a program that reads the output is not told.
+func (g *globals) hint(text string) {
+	if isTerminal(g.out) {
+		fmt.Fprintln(g.err, text)
+	}
 }
 
 // isTerminal reports whether a person is at the other end of a stream.

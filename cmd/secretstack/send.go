@@ -18,7 +18,7 @@ import (
 
 type sendFlags struct {
 	file string
-	wait time.Duration
+	wait duration
 }
 
 // glance is how long send watches for the delivery on a terminal when nobody has said how long.
@@ -34,7 +34,7 @@ standard input. When send has ended well the message is kept, whatever happens n
 		Example: "  secretstack send alice see you at eight\n  secretstack send alice --file photo.jpg\n  date | secretstack send alice --wait 1m",
 		Args:    argsBetween(1, -1, "the name of a contact and a text"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			wait := f.wait
+			wait := time.Duration(f.wait)
 			if !cmd.Flags().Changed("wait") && isTerminal(g.out) {
 				wait = glance
 			}
@@ -44,7 +44,7 @@ standard input. When send has ended well the message is kept, whatever happens n
 		},
 	}
 	cmd.Flags().StringVarP(&f.file, "file", "f", "", "file to send")
-	cmd.Flags().DurationVarP(&f.wait, "wait", "w", 0, "how long to wait for the delivery; fails if it is not delivered by then")
+	cmd.Flags().VarP(&f.wait, "wait", "w", "how long to wait for the delivery; fails if it is not delivered by then")
 	return cmd
 }
 
@@ -155,7 +155,7 @@ func stateText(m courier.Message) string {
 	case "queued":
 		return "queued: it is delivered as soon as " + m.Contact + " can be reached"
 	case "held":
-		return "held: " + m.Contact + " does not know you yet and has to accept you"
+		return "held: " + m.Contact + " has to accept you first"
 	case "failed":
 		return "failed: " + printable(m.Note)
 	}
