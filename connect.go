@@ -16,8 +16,9 @@ import (
 func isOnion(host string) bool { return strings.HasSuffix(strings.ToLower(host), ".onion") }
 
 // Connect dials an address such as "net:example.org:8008~shs:KEY", or several joined with ';', each in turn until one
-// answers. ctx bounds the dialling, not the life of the connection. Connecting again to a peer gives a connection of
-// its own. See also [AddressOf].
+// answers; an address whose transport the app does not have is passed over where there is another. ctx bounds the
+// dialling, not the life of the connection. Connecting again to a peer gives a connection of its own. See also
+// [AddressOf].
 func (a *App) Connect(ctx context.Context, address string) (*Peer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -25,7 +26,7 @@ func (a *App) Connect(ctx context.Context, address string) (*Peer, error) {
 	if err := a.mayDial(); err != nil {
 		return nil, err
 	}
-	addresses, err := a.server.Parse(address)
+	addresses, err := a.server.Known().ParseUsable(address)
 	if err != nil {
 		return nil, err // it names what is wrong with the address
 	}

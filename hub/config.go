@@ -43,6 +43,9 @@ type Config struct {
 	// Listen are the addresses that New opens and Serve serves, such as ":8433" or "192.0.2.1:443". Empty: none; then
 	// Serve is given listeners, or the hub is mounted in somebody else's HTTP server.
 	Listen []string
+	// Listeners are those of Listen, which [Listen] has opened before there was anything else. New owns them, whatever it
+	// returns. Nil: New opens them.
+	Listeners []net.Listener
 	// Domain is the name by which the internet reaches the hub; couriers' HTTP is at <id>.<Domain>. Empty: the hub is reached
 	// by its address, and couriers' HTTP at <id>.localhost, from this machine only.
 	Domain string

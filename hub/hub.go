@@ -86,6 +86,7 @@ type Hub struct {
 // registry.ErrDamaged or registry.ErrUnavailable where the data folder is the reason; or says what could not be opened.
 func New(ctx context.Context, cfg Config) (*Hub, error) {
 	if err := cfg.check(); err != nil {
+		closeAll(cfg.Listeners)
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
@@ -96,7 +97,7 @@ func New(ctx context.Context, cfg Config) (*Hub, error) {
 	h.live.Store(&cfg)
 	h.life, h.end = context.WithCancel(context.Background())
 	for _, open := range []func(context.Context) error{
-		h.openDir, h.openListeners, h.openLinks, h.openRegistry, h.patiently(h.openAdmission), h.patiently(h.openMailboxes),
+		h.openListeners, h.openDir, h.openLinks, h.openRegistry, h.patiently(h.openAdmission), h.patiently(h.openMailboxes),
 		h.openPools, h.patiently(h.openSecrez), h.openCircuits, h.openWeb, h.openApp, h.openCluster,
 	} {
 		if err := open(ctx); err != nil {
@@ -126,14 +127,37 @@ func (h *Hub) openDir(context.Context) error {
 	return nil
 }
 
-func (h *Hub) openListeners(ctx context.Context) error {
+// Listen opens addresses as they stand in Config.Listen, all or none, for Config.Listeners.
+func Listen(ctx context.Context, addresses []string) ([]net.Listener, error) {
 	var config net.ListenConfig
-	for _, address := range h.cfg.Listen {
+	var listeners []net.Listener
+	for _, address := range addresses {
 		ln, err := config.Listen(ctx, "tcp", address)
 		if err != nil {
-			return fmt.Errorf("hub: %w", err)
+			closeAll(listeners)
+			return nil, fmt.Errorf("hub: %w", err)
 		}
-		h.listeners = append(h.listeners, ln)
+		listeners = append(listeners, ln)
+	}
+	return listeners, nil
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, ln := range listeners {
+		_ = ln.Close()
+	}
+}
+
+// openListeners comes first: where a port is somebody else's, nothing is written.
+func (h *Hub) openListeners(ctx context.Context) error {
+	h.listeners = h.cfg.Listeners
+	if h.listeners == nil {
+		var err error
+		if h.listeners, err = Listen(ctx, h.cfg.Listen); err != nil {
+			return err
+		}
+	}
+	for _, ln := range h.listeners {
 		if err := h.intake.advertise(ctx, ln, h.cfg.Domain); err != nil {
 			return err
 		}
@@ -223,7 +247,7 @@ func (h *Hub) App() *secretstack.App { return h.app }
 // Admission returns who may use the hub, for an operator to change.
 func (h *Hub) Admission() *admission.Admission { return h.admission }
 
-// Addrs returns where New has begun to listen, in the order of Config.Listen.
+// Addrs returns where the hub listens from New on, in the order of Config.Listen.
 func (h *Hub) Addrs() []net.Addr {
 	h.mu.Lock()
 	defer h.mu.Unlock()

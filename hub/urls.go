@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"github.com/secretstack/secretstack/secrez"
 )
@@ -65,6 +66,19 @@ func (p places) courier(id secrez.ID, from netip.Addr) string {
 // below returns the URL of a name below the domain.
 func (p places) below(name string) string {
 	return p.scheme() + "://" + p.host(name+"."+cmp.Or(p.domain, localDomain))
+}
+
+// Web is where the hub is in the web, as people name it: at its domain, else at the host of its first address.
+func (h *Hub) Web() string {
+	host := h.places.domain
+	if addresses := h.Addresses(); host == "" && len(addresses) > 0 {
+		at, _, _ := strings.Cut(strings.TrimPrefix(addresses[0], "net:"), "~")
+		host = at[:max(strings.LastIndexByte(at, ':'), 0)]
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return h.places.scheme() + "://" + h.places.host(host)
 }
 
 // CouriersAt is the URL at which couriers' HTTP is, with ID in the place of the id. A hub without a domain serves it to its

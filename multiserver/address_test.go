@@ -132,6 +132,35 @@ func TestErrorsDoNotRepeatSecrets(t *testing.T) {
 	}
 }
 
+func TestWaysThatNobodyKnowsArePassedOverWhereThereIsAnother(t *testing.T) {
+	known := must(t, multiserver.Options{
+		Transports: []multiserver.Transport{msnet.New(msnet.Options{})}, Transforms: []multiserver.Transform{shsFor(t, "alice")},
+	}).Known()
+	shs := "~shs:" + key
+	for text, want := range map[string]string{
+		"net:h:1" + shs: "net:h:1" + shs,
+		"ws://h:1" + shs + ";net:h:1" + shs + ";foo:x" + shs: "net:h:1" + shs,
+		"net:h:1" + shs + ";ws://h:1~other:x;net:i:2" + shs:  "net:h:1" + shs + ";net:i:2" + shs,
+	} {
+		got, err := known.ParseUsable(text)
+		if err != nil || multiserver.Join(got) != want {
+			t.Errorf("%q is %q, %v", text, multiserver.Join(got), err)
+		}
+	}
+	for text, want := range map[string]string{
+		"":                                    "empty",
+		"ws://h:1" + shs + ";foo:x" + shs:     `nothing here knows the transport "ws"`,
+		"ws://h:1" + shs + ";net:h:x" + shs:   "port",
+		"ws://h:1" + shs + ";net:h:1~other:x": `nothing here knows the transform "other"`,
+		"shs:x~net:h:1;net:h:1" + shs:         "a transport comes first",
+		"net:h:1" + shs + ";;ws://h:1" + shs:  "a ';' too many",
+	} {
+		if got, err := known.ParseUsable(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+}
+
 // The wart that unknown and over-long addresses end in a TypeError.
 func TestWartUnknownPartsAndTooManyPartsAreErrors(t *testing.T) {
 	s := must(t, multiserver.Options{

@@ -60,6 +60,34 @@ func (k Known) Parse(s string) ([]Address, error) {
 	return parseStrict(s, func(a Address) (Address, error) { return k.check(a, false) })
 }
 
+// ParseUsable is Parse, and leaves out the addresses with a transport that no
+// member of the set knows, as long as another address is left: they are other
+// ways to the same peer.
+func (k Known) ParseUsable(s string) ([]Address, error) {
+	addrs, err := parseStrict(s, func(a Address) (Address, error) {
+		checked, err := k.check(a, false)
+		if err != nil && k.knowsNothingOf(a) {
+			return nil, nil
+		}
+		return checked, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	addrs = slices.DeleteFunc(addrs, func(a Address) bool { return a == nil })
+	if len(addrs) == 0 {
+		return k.Parse(s) // which says what is not known
+	}
+	return addrs, nil
+}
+
+// knowsNothingOf reports whether an address begins with a name that nobody
+// claims, wherever it stands.
+func (k Known) knowsNothingOf(a Address) bool {
+	claimed := func(p PartParser) bool { return claims(p, a.Transport()) }
+	return !slices.ContainsFunc(k.Transports, claimed) && !slices.ContainsFunc(k.Transforms, claimed)
+}
+
 // standard is the set of parts that Parse checks without being told.
 func standard() Known {
 	return Known{

@@ -173,7 +173,7 @@ func newContactRequests(g *globals) *cobra.Command {
 func strangerKey(text string) (keys.PublicKey, error) {
 	key, err := keys.ParsePublicKey(text)
 	if err != nil {
-		return key, usagef("%q is no key; contact requests lists them", printable(text))
+		return key, usagef("%q is no key; contact requests lists them", text)
 	}
 	return key, nil
 }

@@ -74,6 +74,7 @@ type daemon struct {
 	settings hubSettings
 	config   hub.Config
 	log      *slog.Logger
+	admin    net.Listener // nil: none
 	hub      *hub.Hub
 }
 
@@ -86,6 +87,14 @@ func runHub(ctx context.Context, g *globals, file string, given *pflag.FlagSet) 
 		return err
 	}
 	d.log = d.settings.logger(g)
+	if err := d.place(ctx); err != nil {
+		return err
+	}
+	endListeners, err := d.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer endListeners()
 	if err := d.identify(ctx); err != nil {
 		return err
 	}
@@ -103,15 +112,18 @@ func runHub(ctx context.Context, g *globals, file string, given *pflag.FlagSet) 
 	return errors.Join(d.serve(ctx), d.hub.Close(context.WithoutCancel(ctx)))
 }
 
-// identify says who the hub is, and where its data are. As a node it has its identity from the cluster's credential.
-func (d *daemon) identify(ctx context.Context) (err error) {
+// place says where the hub's data are, and of which cluster it is a node.
+func (d *daemon) place(ctx context.Context) (err error) {
 	if d.g.root == "" {
 		return usagef("--root is empty")
 	}
 	d.config.Logger, d.config.Dir = d.log, d.g.hubDir()
-	if d.config.Cluster, err = d.settings.cluster(ctx, d.g); err != nil {
-		return err
-	}
+	d.config.Cluster, err = d.settings.cluster(ctx, d.g)
+	return err
+}
+
+// identify says who the hub is. As a node it has its identity from the cluster's credential.
+func (d *daemon) identify(ctx context.Context) (err error) {
 	if d.config.Cluster == nil {
 		base, err := d.g.config(ctx, d.g.hubDir())
 		d.config.Identity, d.config.AppKey = base.Identity, base.AppKey
@@ -143,11 +155,35 @@ func waitingText(reached, of int) string {
 	return fmt.Sprintf("waiting for the other nodes: %d of %d reached", reached, of)
 }
 
+// listen opens all ports, before anything is written: where one is somebody else's, no trace is left.
+func (d *daemon) listen(ctx context.Context) (end func(), err error) {
+	listeners, err := hub.Listen(ctx, d.config.Listen)
+	if err != nil {
+		return nil, explainHub(err)
+	}
+	end = func() {
+		for _, ln := range listeners {
+			_ = ln.Close() // again, if there is a hub that has them
+		}
+	}
+	d.config.Listeners = listeners
+	if d.settings.Admin == "" {
+		return end, nil
+	}
+	var config net.ListenConfig
+	if d.admin, err = config.Listen(ctx, "tcp", d.settings.Admin); err != nil {
+		end()
+		return nil, fmt.Errorf("--admin: %w; choose another address", err)
+	}
+	listeners = append(listeners, d.admin)
+	return end, nil
+}
+
 // serve runs the hub until it is told to stop.
 func (d *daemon) serve(ctx context.Context) error {
 	served := make(chan error, 2)
 	go func() { served <- d.hub.Serve(context.WithoutCancel(ctx)) }()
-	endAdmin, err := d.serveAdmin(ctx, served)
+	endAdmin, err := d.serveAdmin(served)
 	if err != nil {
 		return err
 	}
@@ -167,11 +203,33 @@ func (d *daemon) serve(ctx context.Context) error {
 			d.reload()
 		case <-ctx.Done():
 			d.tell(sdnotify.Stopping)
+			if isTerminal(d.g.err) {
+				fmt.Fprintln(d.g.err, d.drainText())
+			}
 			drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(d.settings.Drain))
 			defer cancel()
 			return d.hub.Drain(drain)
 		}
 	}
+}
+
+// drainText says what the end of the hub waits for.
+func (d *daemon) drainText() string {
+	s := d.hub.Status()
+	var runs []string
+	for _, c := range []struct {
+		n    int
+		what string
+	}{{int(s.Requests), "request"}, {s.Circuits.Open, "circuit"}} {
+		if c.n > 0 {
+			runs = append(runs, counted(c.n, c.what))
+		}
+	}
+	if runs == nil {
+		return "Draining: couriers are told; nothing is under way."
+	}
+	return fmt.Sprintf("Draining: couriers are told; %s may finish for %s. Ctrl-C again ends at once.",
+		strings.Join(runs, " and "), d.settings.Drain.String())
 }
 
 // tell tells systemd, if it has started the hub.
@@ -206,8 +264,8 @@ func (d *daemon) reload() {
 }
 
 // serveAdmin serves the operator, if he wants that.
-func (d *daemon) serveAdmin(ctx context.Context, failed chan<- error) (end func(), err error) {
-	if d.settings.Admin == "" {
+func (d *daemon) serveAdmin(failed chan<- error) (end func(), err error) {
+	if d.admin == nil {
 		return func() {}, nil
 	}
 	host, _, _ := net.SplitHostPort(d.settings.Admin) // config has looked at it
@@ -215,18 +273,13 @@ func (d *daemon) serveAdmin(ctx context.Context, failed chan<- error) (end func(
 	if err != nil {
 		return nil, err
 	}
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", d.settings.Admin)
-	if err != nil {
-		return nil, fmt.Errorf("--admin: %w; choose another address", err)
-	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		d.log.Warn("the admin listener speaks no TLS: whoever is on the way can read the token", "admin", d.settings.Admin)
 	}
-	d.settings.Admin = ln.Addr().String()
+	d.settings.Admin = d.admin.Addr().String()
 	d.hub.OperatorAt(d.settings.Admin)
 	go func() {
-		if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(d.admin); !errors.Is(err, http.ErrServerClosed) {
 			failed <- fmt.Errorf("--admin: %w", err)
 		}
 	}()
@@ -302,8 +355,8 @@ func (d *daemon) automatic(ctx context.Context) (end func(), err error) {
 // challenges are the ways in which an authority can check the domain: what it can reach.
 func (d *daemon) challenges(dns bool) []cert.Challenge {
 	list := []cert.Challenge{cert.TLSALPN01}
-	for _, address := range d.config.Listen {
-		if _, port, _ := net.SplitHostPort(address); port == "80" {
+	for _, ln := range d.config.Listeners {
+		if _, port, _ := net.SplitHostPort(ln.Addr().String()); port == "80" {
 			list = append(list, cert.HTTP01)
 		}
 	}
@@ -368,12 +421,14 @@ func (d *daemon) announce() error {
 	}
 	line("data", d.config.Dir)
 	fmt.Fprintf(&b, `
-To be reached through this hub, run on the machine that should be reachable:
+To talk through this hub, each on a machine of his own:
 
-  secretstack serve --hub '%s'
+  secretstack courier --hub %s
+  secretstack whoami            # a contact card, for the others
+  secretstack contact add NAME CARD && secretstack chat NAME
 
-It prints the address for the others. Ctrl-C stops the hub.
-`, addresses[0])
+Ctrl-C stops the hub.
+`, d.hubWord())
 	_, err := fmt.Fprint(d.g.out, b.String())
 	return err
 }
@@ -384,6 +439,14 @@ func (d *daemon) node() string {
 		return ""
 	}
 	return d.config.Cluster.Name
+}
+
+// hubWord is what couriers are told of the hub: where it is, or that each needs a link.
+func (d *daemon) hubWord() string {
+	if d.hub.Admission().Mode() == admission.ModeInvite {
+		return "'LINK'   # one for each: secretstack hub invite"
+	}
+	return d.hub.Web()
 }
 
 // couriersAt says where the HTTP of couriers is.

@@ -460,7 +460,7 @@ func TestTheHubSaysWhatToTypeNext(t *testing.T) {
 	if code := <-done; code != exitOK {
 		t.Errorf("Ctrl-C ended it with %d", code)
 	}
-	if !strings.Contains(printed.String(), "secretstack serve --hub 'net:127.0.0.1:") {
+	if !strings.Contains(printed.String(), "secretstack courier --hub http://127.0.0.1:") {
 		t.Errorf("it prints %q", printed.String())
 	}
 }
@@ -472,9 +472,15 @@ func TestAPortInUseNamesTheWayOut(t *testing.T) {
 	}
 	defer ln.Close()
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	r := command(t, "", "hub", "-a", "127.0.0.1", "-p", port)
-	if r.code != exitFailed || !strings.Contains(r.err, "--port") {
-		t.Errorf("exit code %d, %q", r.code, r.err)
+	root := filepath.Join(t.TempDir(), "root")
+	for flag, args := range map[string][]string{"--port": {"-p", port}, "--admin": {"-p", "0", "--admin", "127.0.0.1:" + port}} {
+		r := command(t, "", append(args, "hub", "-a", "127.0.0.1", "--root", root)...)
+		if r.code != exitFailed || !strings.Contains(r.err, flag) {
+			t.Errorf("exit code %d, %q", r.code, r.err)
+		}
+		if _, err := os.Lstat(root); err == nil {
+			t.Errorf("%s: it has left something behind", flag)
+		}
 	}
 }
 

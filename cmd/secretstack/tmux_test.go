@@ -1,14 +1,21 @@
 package main
 
 import (
+	"context"
 	"io"
+	"log/slog"
 	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/plugins/hubclient"
 )
 
 // terminal is a command on a terminal, as a person sees it.
@@ -68,6 +75,58 @@ func (term *terminal) sees(text string) string {
 func (term *terminal) press(keys ...string) {
 	term.t.Helper()
 	term.tmux(append([]string{"send-keys"}, keys...)...)
+}
+
+func TestAHubOnATerminalSaysWhatItsEndWaitsFor(t *testing.T) {
+	hub := onTerminal(t, "hub", "-a", "127.0.0.1", "-p", "0", "-d", "hub.test", "--drain", "1h", "--root", shortDir(t))
+	screen := hub.sees("Ctrl-C stops the hub")
+	_, address, _ := strings.Cut(screen, "address")
+	address = strings.Fields(address)[0]
+	began, finish := make(chan struct{}), make(chan struct{})
+	stack := secretstack.New(secretstack.Options{})
+	if err := stack.Use(hubclient.Plugin(hubclient.Config{
+		Hubs: []hubclient.Hub{{Address: strings.Replace(address, "hub.test", "127.0.0.1", 1)}},
+		Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			close(began)
+			<-finish
+		}),
+	})); err != nil {
+		t.Fatal(err)
+	}
+	app, err := stack.Start(context.Background(), secretstack.Config{Host: "127.0.0.1", Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer app.Close(context.Background())
+	client, _ := secretstack.Find[*hubclient.Client](app)
+	var at hubclient.Status
+	for all := range client.Watch(t.Context()) {
+		if at = all[0]; at.Online {
+			break
+		}
+	}
+	visited := make(chan error, 1)
+	go func() {
+		u, err := url.Parse(at.URL)
+		if err != nil {
+			visited <- err
+			return
+		}
+		visit, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1:"+u.Port(), nil)
+		if err == nil {
+			visit.Host = u.Host
+			_, err = http.DefaultClient.Do(visit)
+		}
+		visited <- err
+	}()
+	<-began
+	hub.press("C-c")
+	hub.sees("Draining: couriers are told; 1 request may finish for 1h. Ctrl-C again ends at once.")
+	close(finish)
+	if err := <-visited; err != nil {
+		t.Error(err)
+	}
+	hub.sees("ended with 0")
 }
 
 func TestATerminalShowsWhatGoesOn(t *testing.T) {

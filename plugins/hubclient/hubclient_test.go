@@ -314,6 +314,15 @@ func TestRefusalsShowAndAreTriedAgainNotTooSoon(t *testing.T) {
 	})
 }
 
+func TestAnAddressThatTheAppHasNoTransportForIsPassedOver(t *testing.T) {
+	bubble(t, func(t *testing.T, w world) {
+		hub := w.hub(t, "hub")
+		ways := "ws://127.0.0.1:1~shs:" + hub.id.Public().Base64() + ";" + hub.address("hub")
+		_, c := w.courier(t, "alice", "", hubclient.Config{Hubs: at(ways)})
+		await(t, c, "online", online)
+	})
+}
+
 func TestAHubThatComesBackIsFoundAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, w world) {
 		hub := w.hub(t, "hub")
