@@ -50,9 +50,9 @@ func (a deliverAnswer) outcomes(n int) []Outcome {
 		case answerHeld:
 			outcomes[i].State = store.Held
 		case answerRefused:
-			outcomes[i] = Outcome{store.Failed, "the recipient refuses it"}
+			outcomes[i] = Outcome{State: store.Failed, Note: "the recipient refuses it"}
 		default:
-			outcomes[i] = Outcome{store.Queued, "the recipient takes no more for now"}
+			outcomes[i] = Outcome{State: store.Queued, Note: "the recipient takes no more for now"}
 		}
 	}
 	return outcomes

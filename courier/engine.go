@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/secretstack/secretstack/courier/store"
@@ -17,6 +18,8 @@ const (
 	// keptPause is how long a contact is not looked for whose messages wait at a hub or in its request box: it will be
 	// heard of when it is back.
 	keptPause = 30 * time.Minute
+	// leastKept is how long any hub keeps mail. One that says less has another time than we have.
+	leastKept = time.Hour
 	// oldEvery is how often old messages are looked for.
 	oldEvery = time.Hour
 )
@@ -28,7 +31,8 @@ type engine struct {
 	routes []Route
 	log    *slog.Logger
 
-	kick chan struct{} // something may be due; holds one
+	kick   chan struct{} // something may be due; holds one
+	opened atomic.Int64  // how often a way was open that was not
 
 	mu   sync.Mutex
 	back map[[keys.PublicKeySize]byte]bool // keys that have connected; guarded by mu
@@ -54,6 +58,13 @@ func (e *engine) met(key keys.PublicKey) {
 	e.mu.Lock()
 	e.back[key.Array()] = true
 	e.mu.Unlock()
+	e.wake()
+}
+
+// wayOpen makes delivery due to everybody whom the last attempt has not reached.
+func (e *engine) wayOpen(ctx context.Context) {
+	e.opened.Add(1)
+	e.report(e.store.HurryAll(ctx))
 	e.wake()
 }
 
@@ -151,12 +162,16 @@ func (e *engine) report(err error) {
 // visit delivers what waits for one contact, and says when to come again.
 func (e *engine) visit(ctx context.Context, c store.Contact) {
 	v := visit{engine: e, contact: c}
+	opened := e.opened.Load()
 	trouble := v.deliver(ctx)
 	if ctx.Err() != nil {
 		return
 	}
 	pause := keptPause
-	if trouble != "" {
+	switch {
+	case trouble != "" && e.opened.Load() != opened: // which this visit may have missed
+		pause = e.cfg.RetryMin
+	case trouble != "":
 		pause = backoff(c.Attempts, e.cfg.RetryMin, e.cfg.RetryMax)
 	}
 	if err := e.store.Retry(ctx, c.ID, v.last, e.now().Add(jitter(pause)), trouble); err != nil {
@@ -275,6 +290,14 @@ func choose(waiting []store.Outgoing, keeps bool) (batch []store.Outgoing, last 
 	return batch, last
 }
 
+// believed is when a hub throws something away, or zero if its clock and ours cannot both be right.
+func (v *visit) believed(expires time.Time) time.Time {
+	if left := expires.Sub(v.now()); left < leastKept || left > v.cfg.GiveUpAfter {
+		return time.Time{}
+	}
+	return expires
+}
+
 // hand gives one batch to a route and keeps what has become of it. It reports whether the route goes no further.
 func (v *visit) hand(ctx context.Context, r Route, batch []store.Outgoing) (stuck bool, err error) {
 	outcomes, err := r.Deliver(ctx, v.contact, batch)
@@ -284,7 +307,7 @@ func (v *visit) hand(ctx context.Context, r Route, batch []store.Outgoing) (stuc
 			stuck, err = true, errors.New(o.Note)
 			break
 		}
-		settled = append(settled, store.Settlement{ID: batch[i].ID, State: o.State, Note: o.Note})
+		settled = append(settled, store.Settlement{ID: batch[i].ID, State: o.State, Note: o.Note, Expires: v.believed(o.Expires)})
 	}
 	if failed := v.store.Settle(context.WithoutCancel(ctx), settled...); failed != nil {
 		return true, failed

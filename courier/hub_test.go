@@ -123,6 +123,54 @@ func TestAStrangersMailWaitsForHisAcceptance(t *testing.T) {
 	alice.waitState(sent.ID, "delivered")
 }
 
+// TestABlockedContactIsNotTold, not by a state either: its mail is at the hub until the hub throws such mail away.
+func TestABlockedContactIsNotTold(t *testing.T) {
+	h := newHub(t)
+	alice, bob := hubFriends(t, hubAddress(h))
+	check(t, bob.ctl.BlockContact(t.Context(), "alice", true))
+	bob.stop()
+	sent := alice.send("bob", "are you there?")
+	alice.waitState(sent.ID, "at the hub")
+	bob.start()
+	until(t, "bob to fetch it", func() bool { return h.Status().Mailboxes.Acknowledged > 0 })
+	if m := alice.waitState(sent.ID, "at the hub"); m.Note != "" {
+		t.Errorf("alice reads %q", m.Note)
+	}
+	if got := bob.texts(courier.Query{}); len(got) != 0 {
+		t.Errorf("bob has %q", got)
+	}
+	bob.stop()
+	alice.stop()
+	alice.cfg.Store.Now = func() time.Time { return time.Now().Add(40 * 24 * time.Hour) }
+	alice.start()
+	if m := alice.waitState(sent.ID, "failed"); m.Note != "expired at the hub, and no receipt has come" {
+		t.Errorf("alice reads %q", m.Note)
+	}
+}
+
+// TestAQueuedMessageGoesOutWhenTheHubIsBack, however long the pause was that was due.
+func TestAQueuedMessageGoesOutWhenTheHubIsBack(t *testing.T) {
+	cfg := hub.Config{Dir: t.TempDir(), Listen: []string{"127.0.0.1:0"}, TunnelAddress: "127.0.0.1", Logger: slog.New(slog.DiscardHandler)}
+	cfg.Limits.Registry.MinFree = -1
+	first, err := hub.New(t.Context(), cfg)
+	check(t, err)
+	served := make(chan error, 1)
+	go func() { served <- first.Serve(context.Background()) }()
+	alice, bob := hubFriends(t, hubAddress(first))
+	alice.stop()
+	alice.cfg.RetryMin, alice.cfg.RetryMax = time.Hour, time.Hour
+	alice.start()
+	alice.atHub()
+	check(t, first.Close(t.Context()))
+	<-served
+	sent := alice.send("bob", "as soon as you can")
+	until(t, "an attempt in vain", func() bool { return alice.contact("bob").Trouble != "" })
+	cfg.Listen = []string{first.Addrs()[0].String()}
+	serveHub(t, cfg)
+	bob.waitText("as soon as you can")
+	alice.waitState(sent.ID, "delivered")
+}
+
 func TestTheSameMessageFromTheHubAndDirectlyIsShownOnce(t *testing.T) {
 	alice, bob := hubFriends(t, hubAddress(newHub(t)))
 	alice.inTouch()

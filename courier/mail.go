@@ -111,11 +111,11 @@ func (r mailRoute) leave(ctx context.Context, client *hubclient.Client, hub mult
 		if err != nil {
 			return outcomes, err
 		}
-		_, err = client.Deposit(ctx, hub, native.DepositRequest{Recipient: m.Recipient, Envelope: sealed, Token: token})
+		kept, err := client.Deposit(ctx, hub, native.DepositRequest{Recipient: m.Recipient, Envelope: sealed, Token: token})
 		if err != nil {
 			return outcomes, notLeft(err)
 		}
-		outcomes = append(outcomes, Outcome{State: store.AtHub})
+		outcomes = append(outcomes, Outcome{State: store.AtHub, Expires: kept.Keep()})
 	}
 	return outcomes, nil
 }
@@ -241,5 +241,21 @@ func (c *Courier) startMail(s *secretstack.Setup) {
 	}
 	for _, h := range client.Hubs() {
 		s.Go(func(ctx context.Context) { c.readMail(ctx, client, h.Hub) })
+	}
+	s.Go(func(ctx context.Context) { c.followHubs(ctx, client) })
+}
+
+// followHubs tries again what is in vain without a hub, whenever one can be used that could not.
+func (c *Courier) followHubs(ctx context.Context, client *hubclient.Client) {
+	online := map[[keys.PublicKeySize]byte]bool{}
+	for all := range client.Watch(ctx) {
+		came := false
+		for _, h := range all {
+			came = came || h.Online && !online[h.Hub.Array()]
+			online[h.Hub.Array()] = h.Online
+		}
+		if came {
+			c.engine.wayOpen(ctx)
+		}
 	}
 }

@@ -40,8 +40,9 @@ type Route interface {
 
 // Outcome is what has become of a message.
 type Outcome struct {
-	State store.State // store.Queued: it was not taken now, try again
-	Note  string      // why, unless it was delivered
+	State   store.State // store.Queued: it was not taken now, try again
+	Note    string      // why, unless it was delivered
+	Expires time.Time   // when what is store.AtHub is thrown away there, by the hub's clock; zero: not said
 }
 
 const (

@@ -377,7 +377,7 @@ func (r secrezRoute) Deliver(ctx context.Context, to store.Contact, batch []stor
 
 func (r secrezRoute) deliver(ctx context.Context, to store.Contact, address string, o store.Outgoing) (Outcome, error) {
 	if o.Kind != envelope.Text {
-		return Outcome{store.Failed, "couriers of Secrez take texts only"}, nil
+		return Outcome{State: store.Failed, Note: "couriers of Secrez take texts only"}, nil
 	}
 	signed, err := r.form(ctx, to, o)
 	if err != nil {
@@ -391,7 +391,7 @@ func (r secrezRoute) deliver(ctx context.Context, to store.Contact, address stri
 	case errors.Is(err, secrezapi.ErrOffline):
 		return Outcome{}, fmt.Errorf("nobody answers at %s", address)
 	case isRefused:
-		return Outcome{store.Queued, fmt.Sprintf("%s refuses it (%d): are you a contact there?", address, refused.Status)}, nil
+		return Outcome{State: store.Queued, Note: fmt.Sprintf("%s refuses it (%d): are you a contact there?", address, refused.Status)}, nil
 	case err != nil:
 		return Outcome{}, err
 	}

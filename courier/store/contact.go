@@ -242,12 +242,23 @@ func dropOutbox(ctx context.Context, tx *sql.Tx, contact int64, why string) erro
 		return err
 	}
 	for _, o := range waiting {
-		if err := settle(ctx, tx, o, Failed, why); err != nil {
+		if err := settle(ctx, tx, o, Settlement{State: Failed, Note: why + droppedNote(o.State)}); err != nil {
 			return err
 		}
 	}
 	_, err = tx.ExecContext(ctx, `DELETE FROM owed WHERE contact = ?`, contact)
 	return err
+}
+
+// droppedNote says what may still become of a message that had come so far.
+func droppedNote(state State) string {
+	switch state {
+	case AtHub:
+		return "; it may still be fetched from the hub"
+	case Held:
+		return "; it may still be accepted"
+	}
+	return ""
 }
 
 // BlockContact throws away what the contact sends from now on, or stops doing so. What waits for a contact that is

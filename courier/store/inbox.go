@@ -129,7 +129,7 @@ func acknowledge(ctx context.Context, tx *sql.Tx, contact int64, m *envelope.Sig
 		if err != nil {
 			return err
 		}
-		if err := settle(ctx, tx, o, Delivered, ""); err != nil {
+		if err := settle(ctx, tx, o, Settlement{State: Delivered}); err != nil {
 			return err
 		}
 	}

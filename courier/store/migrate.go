@@ -11,8 +11,11 @@ import (
 //go:embed schema1.sql
 var schema1 string
 
+//go:embed schema2.sql
+var schema2 string
+
 // migrations lead from each version to the next; the first makes the tables. What has been released does not change.
-func migrations() []string { return []string{schema1} }
+func migrations() []string { return []string{schema1, schema2} }
 
 // migrate brings the tables to the latest version.
 func migrate(ctx context.Context, tx *sql.Tx) error {

@@ -144,6 +144,8 @@ type Settlement struct {
 	ID    int64 // of the [Outgoing]
 	State State
 	Note  string // why it failed
+	// Expires is when a hub throws away what is AtHub; zero: it has not said so, or nothing that can be believed.
+	Expires time.Time
 }
 
 // Settle says how far messages have come. What is Delivered or Failed waits no longer, nor does a receipt that is at the
@@ -153,7 +155,7 @@ func (s *Store) Settle(ctx context.Context, settled ...Settlement) error {
 		for _, one := range settled {
 			o, err := scanOutgoing(tx.QueryRowContext(ctx, outgoingQuery+` WHERE id = ?`, one.ID))
 			if err == nil {
-				err = settle(ctx, tx, o, one.State, one.Note)
+				err = settle(ctx, tx, o, one)
 			}
 			if err != nil && !errors.Is(err, ErrNotFound) {
 				return err
@@ -163,23 +165,30 @@ func (s *Store) Settle(ctx context.Context, settled ...Settlement) error {
 	})
 }
 
-func settle(ctx context.Context, tx *sql.Tx, o Outgoing, state State, note string) error {
+func settle(ctx context.Context, tx *sql.Tx, o Outgoing, to Settlement) error {
 	var err error
-	if state == Delivered || state == Failed || o.Kind == envelope.Receipt {
+	switch {
+	case to.State == Failed && o.Message != 0: // nobody can use what is left of a file
+		_, err = tx.ExecContext(ctx, `DELETE FROM outbox WHERE message = ?`, o.Message)
+	case to.State == Delivered || to.State == Failed || o.Kind == envelope.Receipt:
 		_, err = tx.ExecContext(ctx, `DELETE FROM outbox WHERE id = ?`, o.ID)
-	} else {
-		_, err = tx.ExecContext(ctx, `UPDATE outbox SET state = ? WHERE id = ?`, state, o.ID)
+	default:
+		expires := int64(0)
+		if !to.Expires.IsZero() {
+			expires = to.Expires.UnixMilli()
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE outbox SET state = ?, expires = ? WHERE id = ?`, to.State, expires, o.ID)
 	}
 	if err != nil || o.Message == 0 {
 		return err
 	}
-	if o.Kind == envelope.Chunk && state == Delivered {
+	if o.Kind == envelope.Chunk && to.State == Delivered {
 		if _, err := tx.ExecContext(ctx, `UPDATE files SET done = done + 1 WHERE message = ?`, o.Message); err != nil {
 			return err
 		}
 	}
-	if o.Kind == envelope.Text || state == Failed {
-		return setState(ctx, tx, o.Message, state, note)
+	if o.Kind == envelope.Text || to.State == Failed {
+		return setState(ctx, tx, o.Message, to.State, to.Note)
 	}
 	return settleFile(ctx, tx, o.Message)
 }
@@ -202,6 +211,14 @@ func (s *Store) Retry(ctx context.Context, contact, last int64, next time.Time, 
 		_, err := tx.ExecContext(ctx, `UPDATE contacts SET trouble = ?3, attempts = CASE ?3 WHEN '' THEN 0 ELSE attempts + 1 END,
 			next = CASE WHEN EXISTS (SELECT 1 FROM outbox WHERE contact = ?1 AND id > ?2) THEN 0 ELSE ?4 END WHERE id = ?1`,
 			contact, last, trouble, next.UnixMilli())
+		return err
+	})
+}
+
+// HurryAll makes delivery due now to everybody whom the last attempt has not reached: a way may be open again.
+func (s *Store) HurryAll(ctx context.Context) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE contacts SET next = 0 WHERE trouble != '' AND id IN (SELECT contact FROM outbox)`)
 		return err
 	})
 }
@@ -279,19 +296,39 @@ func (s *Store) queueReceipts(ctx context.Context, tx *sql.Tx, id *keys.Identity
 	}
 }
 
-// GiveUp fails what has waited since before a time.
+// GiveUp fails what has waited since before a time, and what a hub has thrown away.
 func (s *Store) GiveUp(ctx context.Context, before time.Time) error {
 	return s.write(ctx, func(tx *sql.Tx) error {
+		expired, err := collect(ctx, tx, scanOutgoing, outgoingQuery+` WHERE state = ? AND expires BETWEEN 1 AND ?`, AtHub, s.now())
+		if err != nil {
+			return err
+		}
+		for _, o := range expired {
+			if err := settle(ctx, tx, o, Settlement{State: Failed, Note: "expired at the hub, and no receipt has come"}); err != nil {
+				return err
+			}
+		}
 		old, err := collect(ctx, tx, scanOutgoing, outgoingQuery+` WHERE message IN (SELECT id FROM messages WHERE direction = ? AND stored < ?)`,
 			Sent, before.UnixMilli())
 		if err != nil {
 			return err
 		}
 		for _, o := range old {
-			if err := settle(ctx, tx, o, Failed, "not delivered in time"); err != nil {
+			if err := settle(ctx, tx, o, Settlement{State: Failed, Note: lateNote(o.State)}); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// lateNote says why a message has failed that had come so far.
+func lateNote(state State) string {
+	switch state {
+	case AtHub:
+		return "no receipt has come in time"
+	case Held:
+		return "not accepted in time"
+	}
+	return "not delivered in time"
 }

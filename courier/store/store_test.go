@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -549,6 +550,93 @@ func TestDeliveryIsDueWhenItsTimeHasCome(t *testing.T) {
 	check(t, s.GiveUp(t.Context(), now))
 	if got := messages(t, s, store.Query{}); got[0].State != store.Failed || got[0].Note == "" {
 		t.Errorf("given up: %+v", got[0])
+	}
+}
+
+func TestAllThatWasInVainIsDueWhenAWayIsOpen(t *testing.T) {
+	now := time.UnixMilli(1e12)
+	s := open(t, store.Options{Now: func() time.Time { return now }})
+	toBob, toCarol := add(t, s, bob, "bob"), add(t, s, carol, "carol")
+	send(t, s, toBob, "a")
+	send(t, s, toCarol, "b")
+	check(t, s.Retry(t.Context(), toBob.ID, 2, now.Add(time.Hour), "nobody is there"))
+	check(t, s.Retry(t.Context(), toCarol.ID, 2, now.Add(time.Hour), "")) // it waits at a hub
+	check(t, s.HurryAll(t.Context()))
+	if due, _, err := s.Due(t.Context()); err != nil || len(due) != 1 || due[0].ID != toBob.ID {
+		t.Errorf("due are %+v, %v", due, err)
+	}
+}
+
+func TestWhatAHubHasThrownAwayHasFailed(t *testing.T) {
+	now := time.UnixMilli(1e12)
+	s := open(t, store.Options{Now: func() time.Time { return now }})
+	c := add(t, s, bob, "bob")
+	send(t, s, c, "kept until then", "longer", "who knows", "with him")
+	out := waiting(t, s, c)
+	keep := now.Add(30 * 24 * time.Hour)
+	check(t, s.Settle(t.Context(),
+		store.Settlement{ID: out[0].ID, State: store.AtHub, Expires: keep}, store.Settlement{ID: out[1].ID, State: store.AtHub, Expires: keep.Add(time.Hour)},
+		store.Settlement{ID: out[2].ID, State: store.AtHub}, store.Settlement{ID: out[3].ID, State: store.Held}))
+	states := func() (all []string) {
+		for _, m := range messages(t, s, store.Query{}) {
+			all = append(all, m.State.String()+m.Note)
+		}
+		return all
+	}
+	now = keep.Add(-time.Second)
+	check(t, s.GiveUp(t.Context(), now.Add(-60*24*time.Hour)))
+	if got := states(); got[0] != "at the hub" {
+		t.Errorf("too early: %q", got)
+	}
+	now = keep
+	check(t, s.GiveUp(t.Context(), now.Add(-60*24*time.Hour)))
+	if got := states(); got[0] != "failedexpired at the hub, and no receipt has come" || got[1] != "at the hub" || got[2] != "at the hub" || got[3] != "held" {
+		t.Errorf("in time: %q", got)
+	}
+	if n := len(waiting(t, s, c)); n != 3 {
+		t.Errorf("%d wait", n)
+	}
+	check(t, s.GiveUp(t.Context(), now))
+	if got := states(); got[1] != "failedno receipt has come in time" || got[3] != "failednot accepted in time" {
+		t.Errorf("in the end: %q", got)
+	}
+}
+
+func TestWhatARemovedContactWasSentSaysHowFarItCame(t *testing.T) {
+	s := open(t, store.Options{})
+	c := add(t, s, bob, "bob")
+	send(t, s, c, "here", "at the hub", "with him")
+	out := waiting(t, s, c)
+	check(t, s.Settle(t.Context(), store.Settlement{ID: out[1].ID, State: store.AtHub}, store.Settlement{ID: out[2].ID, State: store.Held}))
+	check(t, s.RemoveContact(t.Context(), c.ID))
+	for i, want := range []string{"the contact was removed", "the contact was removed; it may still be fetched from the hub", "the contact was removed; it may still be accepted"} {
+		if m := messages(t, s, store.Query{})[i]; m.State != store.Failed || m.Note != want {
+			t.Errorf("%s: %v, %q", m.Text, m.State, m.Note)
+		}
+	}
+	if n := len(waiting(t, s, c)); n != 0 {
+		t.Errorf("%d wait", n)
+	}
+}
+
+func TestAStoreOfBeforeIsTakenOver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "courier.db")
+	s := openAt(t, path, store.Options{})
+	c := add(t, s, bob, "bob")
+	send(t, s, c, "from before")
+	check(t, s.Close())
+	db, err := sql.Open("sqlite", path)
+	check(t, err)
+	for _, change := range []string{`ALTER TABLE outbox DROP COLUMN expires`, `UPDATE version SET number = 1`} {
+		_, err := db.ExecContext(t.Context(), change)
+		check(t, err)
+	}
+	check(t, db.Close())
+	s = openAt(t, path, store.Options{})
+	check(t, s.Settle(t.Context(), store.Settlement{ID: waiting(t, s, c)[0].ID, State: store.AtHub, Expires: time.UnixMilli(1)}))
+	check(t, s.GiveUp(t.Context(), time.UnixMilli(1)))
+	if m := messages(t, s, store.Query{})[0]; m.Text != "from before" || m.State != store.Failed {
+		t.Errorf("%+v", m)
 	}
 }
 
