@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -8,6 +9,7 @@ import (
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/plugins/hubclient"
+	"github.com/secretstack/secretstack/plugins/tunnel"
 )
 
 // circuitTo is the address of a peer that is to be reached by a circuit at a portal.
@@ -63,4 +65,17 @@ func TestAJavaScriptAttendantIsReachedByTheAddressOfACircuit(t *testing.T) {
 			callFromJS(t, bob.node, s.Session, some(jsCallCases, everyType))
 		})
 	}
+}
+
+// TestAnAppWhoseHubIsARoomOfJavaScriptIsReachedThere: the room knows nothing of hubs, and leads JavaScript to the app.
+func TestAnAppWhoseHubIsARoomOfJavaScriptIsReachedThere(t *testing.T) {
+	at := openJSRoom(t)
+	bob := startGo(t, "bob", goOptions{plugins: []secretstack.Plugin{
+		tunnel.Plugin(tunnel.Config{}), hubclient.Plugin(hubclient.Config{Hubs: []hubclient.Hub{{Address: at.address}}}),
+	}})
+	client, _ := secretstack.Find[*hubclient.Client](bob.App)
+	eventually(t, "bob knows that it is a room", func() bool { return errors.Is(client.Hubs()[0].Err, hubclient.ErrRoom) })
+	alice := joinJS(t, "alice", 8, at)
+	s := alice.tunnel(t, alice.sees(t, bob.ID().Ref()))
+	callFromJS(t, alice.node, s.Session, some(jsCallCases, everyType))
 }

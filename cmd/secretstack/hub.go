@@ -470,12 +470,16 @@ func admissionWords(mode admission.Mode) string {
 // bestAddresses lists an app's addresses in the widest scope that has any.
 func bestAddresses(app *secretstack.App) []string {
 	for _, scope := range []multiserver.Scope{multiserver.Public, multiserver.Local, multiserver.Private, multiserver.Device} {
-		if joined := app.Address(scope); joined != "" {
-			return strings.Split(joined, ";")
+		addresses := slices.DeleteFunc(strings.Split(app.Address(scope), ";"), isIndirect)
+		if len(addresses) > 0 {
+			return addresses
 		}
 	}
 	return []string{}
 }
+
+// isIndirect reports whether an address is none, or leads through a hub.
+func isIndirect(address string) bool { return address == "" || strings.HasPrefix(address, "circuit:") }
 
 // waitAndClose keeps an app running until it is told to stop.
 func waitAndClose(ctx context.Context, app *secretstack.App) error {

@@ -91,7 +91,9 @@ func (l *lockedBuffer) String() string {
 type node struct {
 	ID        string
 	Addresses []string
+	Circuits  []string
 	Tunnels   []string
+	IDs       []string
 }
 
 func start(t *testing.T, args ...string) node {
@@ -392,12 +394,55 @@ func newKey(t *testing.T) string {
 func TestAPeerIsCalledThroughAHub(t *testing.T) {
 	hub := start(t, "hub", "--port", "0", "--address", "127.0.0.1")
 	peer := start(t, "serve", "--hub", hub.Addresses[0], "--host", "127.0.0.1")
-	if len(peer.Tunnels) != 1 {
-		t.Fatalf("serve names the tunnels %q", peer.Tunnels)
+	if len(peer.Circuits) != 1 || len(peer.Tunnels) != 1 || len(peer.IDs) != 1 || !strings.HasPrefix(peer.Addresses[0], "net:") {
+		t.Fatalf("serve names %+v", peer)
 	}
-	r := command(t, "", "call", "--hub", hub.Addresses[0], peer.Tunnels[0], "manifest") // serve has waited for the hub
+	// serve has waited for the hub
+	for _, args := range [][]string{{peer.Circuits[0]}, {"--hub", hub.Addresses[0], peer.Tunnels[0]}} {
+		r := command(t, "", append(append([]string{"call"}, args...), "manifest")...)
+		if r.code != exitOK || !json.Valid([]byte(r.out)) {
+			t.Errorf("call %v: exit code %d, %s%s", args, r.code, r.out, r.err)
+		}
+	}
+	r := command(t, "", "connect", peer.Circuits[0], "0")
+	if r.code != exitFailed || !strings.Contains(r.err, "shares nothing") {
+		t.Errorf("connect: exit code %d, %s%s", r.code, r.out, r.err)
+	}
+}
+
+// TestAPeerIsReachedThroughAMereRoom: one that knows nothing of ids and circuits, as those in JavaScript.
+func TestAPeerIsReachedThroughAMereRoom(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "room.json")
+	if err := os.WriteFile(config, []byte(`{"plugins": ["room"]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	room := start(t, "serve", "--config", config, "--host", "127.0.0.1")
+	peer := start(t, "serve", "--hub", room.Addresses[0], "--host", "127.0.0.1")
+	if len(peer.Circuits) != 0 || len(peer.Tunnels) != 1 || len(peer.IDs) != 0 {
+		t.Fatalf("serve names %+v", peer)
+	}
+	r := command(t, "", "call", "--hub", room.Addresses[0], peer.Tunnels[0], "manifest")
 	if r.code != exitOK || !json.Valid([]byte(r.out)) {
 		t.Errorf("exit code %d, %s%s", r.code, r.out, r.err)
+	}
+}
+
+func TestServeTellsPeopleHowItIsReached(t *testing.T) {
+	h := newTestHub(t)
+	p := newProcess(t, "serve", "--hub", h.addr, "--host", "127.0.0.1", "--root", t.TempDir())
+	var text strings.Builder
+	for line := ""; line != "Ctrl-C stops it.\n"; {
+		line = p.line()
+		text.WriteString(line)
+	}
+	for _, part := range []string{"  id       ", "  through  circuit:net:" + h.addr + ":", "  rooms    tunnel:@", "  secretstack call 'circuit:"} {
+		if !strings.Contains(text.String(), part) {
+			t.Errorf("%q is not in %s", part, text.String())
+		}
+	}
+	p.interrupt()
+	if errs := p.errs.String(); errs != "" {
+		t.Errorf("it says %q", errs)
 	}
 }
 
@@ -630,7 +675,7 @@ func TestServeSaysThatTheHubIsNotThere(t *testing.T) {
 	var out, errs lockedBuffer
 	hub := "net:127.0.0.1:1~shs:" + newKey(t)
 	code := run(ctx, []string{"serve", "--host", "127.0.0.1", "--hub", hub, "--root", t.TempDir()}, streams{strings.NewReader(""), &out, &errs})
-	if code != exitOK || !strings.Contains(errs.String(), "not connected to the hub yet: "+hub+"; retrying") || !strings.Contains(out.String(), "Ctrl-C") {
+	if code != exitOK || !strings.Contains(errs.String(), "not connected to the hub yet: "+hub+" (the hub @") || !strings.Contains(out.String(), "Ctrl-C") {
 		t.Errorf("exit code %d, %q, %q", code, out.String(), errs.String())
 	}
 }

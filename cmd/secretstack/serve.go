@@ -15,9 +15,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
+	"github.com/secretstack/secretstack/plugins/hubclient"
 	"github.com/secretstack/secretstack/plugins/room"
 	"github.com/secretstack/secretstack/plugins/tunnel"
+	"github.com/secretstack/secretstack/secrez"
 )
 
 type serveFlags struct {
@@ -33,7 +36,7 @@ func newServe(g *globals) *cobra.Command {
 		Use:   "serve",
 		Short: "run a peer that others can call",
 		Long: `serve runs a peer with the plugins that come with secretstack. With --hub it stays connected to a hub, so that
-others reach it wherever it is, and prints the address for them.
+others reach it wherever it is, and prints the address for them. A room, such as those in JavaScript, will do as a hub, too.
 
 A configuration file is JSON, of the shape of secret-stack 8 or 6. "plugins" lists which to load, of ` + pluginNames() + `
 (default: tunnel); each plugin has a section of its own name:
@@ -55,9 +58,14 @@ A configuration file is JSON, of the shape of secret-stack 8 or 6. "plugins" lis
 
 // shipped are the plugins that a configuration file can name.
 func shipped(hubs []string) map[string]func() secretstack.Plugin {
+	at := hubclient.Config{}
+	for _, address := range hubs {
+		at.Hubs = append(at.Hubs, hubclient.Hub{Address: address})
+	}
 	return map[string]func() secretstack.Plugin{
-		"room":   func() secretstack.Plugin { return room.Plugin(room.Config{}) },
-		"tunnel": func() secretstack.Plugin { return tunnel.Plugin(tunnel.Config{Portals: hubs}) },
+		"room":      func() secretstack.Plugin { return room.Plugin(room.Config{}) },
+		"tunnel":    func() secretstack.Plugin { return tunnel.Plugin(tunnel.Config{}) },
+		"hubclient": func() secretstack.Plugin { return hubclient.Plugin(at) },
 	}
 }
 
@@ -75,15 +83,15 @@ func serve(ctx context.Context, g *globals, f serveFlags) error {
 	if err != nil {
 		return err
 	}
-	for i, hub := range f.hubs {
-		f.hubs[i] = withoutInvite(hub) // rooms ask for none
-	}
 	plugins, err := choosePlugins(settings, f.hubs)
 	if err != nil {
 		return err
 	}
 	cfg, err := g.configWith(ctx, settings)
 	if err != nil {
+		return err
+	}
+	if err := notToOneself(cfg.Identity, found.addresses); err != nil {
 		return err
 	}
 	cfg.Host, cfg.Port, cfg.Settings = f.host, int(f.port), settings
@@ -95,21 +103,18 @@ func serve(ctx context.Context, g *globals, f serveFlags) error {
 	if err != nil {
 		return err
 	}
-	err = notToOneself(app, found.addresses)
-	if err == nil {
-		awaitHubs(ctx, g, app, found.addresses)
-		err = announcePeer(g, app, f.hubs)
-	}
-	if err != nil {
+	awaitHubs(ctx, g, app, found.addresses)
+	if err := announcePeer(g, app, found.addresses); err != nil {
 		return errors.Join(err, app.Close(context.WithoutCancel(ctx)))
 	}
 	return waitAndClose(ctx, app)
 }
 
-// notToOneself refuses hubs that are the app itself: it would wait for itself for ever.
-func notToOneself(app *secretstack.App, hubs []multiserver.Address) error {
+// notToOneself refuses hubs that are the app itself: it would wait for itself for ever. Nil is an identity that is not known
+// yet.
+func notToOneself(id *keys.Identity, hubs []multiserver.Address) error {
 	for _, hub := range hubs {
-		if key, _ := hub.Key(); key.Equal(app.ID()) {
+		if key, _ := hub.Key(); id != nil && key.Equal(id.Public()) {
 			return usagef("--hub %s has this peer's own key; name the address that the hub has printed", hub.Redacted())
 		}
 	}
@@ -124,23 +129,44 @@ func awaitHubs(ctx context.Context, g *globals, app *secretstack.App, hubs []mul
 	ctx, cancel := context.WithTimeout(ctx, hubPatience)
 	defer cancel()
 	for _, hub := range hubs {
-		for !inRoom(app, hub) && ctx.Err() == nil {
+		key, _ := hub.Key()
+		for now := reachedAt(app, key); ctx.Err() == nil && !now.settled(); now = reachedAt(app, key) {
 			select {
 			case <-time.After(20 * time.Millisecond):
 			case <-ctx.Done():
 			}
 		}
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) && !inRoom(app, hub) {
-			fmt.Fprintf(g.err, "not connected to the hub yet: %s; retrying\n", hub.Redacted())
+		if now := reachedAt(app, key); errors.Is(ctx.Err(), context.DeadlineExceeded) && !now.room && !now.circuits {
+			fmt.Fprintf(g.err, "not connected to the hub yet: %s%s; retrying\n", hub.Redacted(), now.trouble)
 		}
 	}
 }
 
-// inRoom reports whether the app is announced at a hub.
-func inRoom(app *secretstack.App, hub multiserver.Address) bool {
+// reached is how an app is reached through a hub.
+type reached struct {
+	circuits bool      // it has published itself
+	id       secrez.ID // that it has there; zero: none
+	room     bool      // it is announced in the hub's room
+	only     bool      // the hub is a room and no more
+	trouble  string
+}
+
+// settled reports whether nothing more is to come.
+func (r reached) settled() bool { return r.room && (r.circuits || r.only) }
+
+func reachedAt(app *secretstack.App, hub keys.PublicKey) (r reached) {
 	attendant, ok := secretstack.Find[*tunnel.Attendant](app)
-	key, _ := hub.Key()
-	return ok && slices.ContainsFunc(attendant.Rooms(), func(r tunnel.Room) bool { return r.Key.Equal(key) })
+	r.room = ok && slices.ContainsFunc(attendant.Rooms(), func(in tunnel.Room) bool { return in.Key.Equal(hub) })
+	client, ok := secretstack.Find[*hubclient.Client](app)
+	if !ok {
+		return r
+	}
+	for _, h := range client.Hubs() {
+		if h.Hub.Equal(hub) {
+			r.circuits, r.id, r.only, r.trouble = h.Online, h.ID, errors.Is(h.Err, hubclient.ErrRoom), hubTrouble(h)
+		}
+	}
+	return r
 }
 
 // readSettings reads a configuration file; without a name there are none.
@@ -172,8 +198,10 @@ func choosePlugins(settings secretstack.Settings, hubs []string) ([]secretstack.
 			return nil, usagef("\"plugins\" in the configuration must be a list of names, of %s", pluginNames())
 		}
 	}
-	if len(hubs) > 0 && !slices.Contains(names, "tunnel") {
-		names = append(names, "tunnel")
+	for _, needed := range []string{"hubclient", "tunnel"} { // the latter for hubs that are rooms and no more
+		if len(hubs) > 0 && !slices.Contains(names, needed) {
+			names = append(names, needed)
+		}
 	}
 	var plugins []secretstack.Plugin
 	for _, name := range names {
@@ -186,40 +214,57 @@ func choosePlugins(settings secretstack.Settings, hubs []string) ([]secretstack.
 	return plugins, nil
 }
 
-func announcePeer(g *globals, app *secretstack.App, hubs []string) error {
+func announcePeer(g *globals, app *secretstack.App, hubs []multiserver.Address) error {
 	addresses := bestAddresses(app)
-	through := tunnelAddresses(app, hubs)
+	circuits, tunnels, ids := throughHubs(app, hubs)
 	if g.json {
-		return g.printJSON(map[string]any{"id": app.ID().Ref(), "addresses": addresses, "tunnels": through})
+		return json.NewEncoder(g.out).Encode(map[string]any{
+			"id": app.ID().Ref(), "addresses": addresses, "circuits": circuits, "tunnels": tunnels, "ids": ids,
+		})
 	}
 	fmt.Fprintf(g.out, "secretstack peer %s\n\n  key      %s\n", version, app.ID())
-	next := ""
-	if len(addresses) > 0 {
-		fmt.Fprintf(g.out, "  address  %s\n", strings.Join(addresses, "\n           "))
-		next = fmt.Sprintf("secretstack call '%s' manifest", addresses[0])
+	for _, line := range []struct {
+		what string
+		all  []string
+	}{{"id", ids}, {"address", addresses}, {"through", circuits}, {"rooms", tunnels}} {
+		if len(line.all) > 0 {
+			fmt.Fprintf(g.out, "  %-7s  %s\n", line.what, strings.Join(line.all, "\n           "))
+		}
 	}
-	if len(through) > 0 {
-		fmt.Fprintf(g.out, "  through  %s\n", strings.Join(through, "\n           "))
-		next = fmt.Sprintf("secretstack call --hub '%s' '%s' manifest", hubs[0], through[0])
-	}
-	if next != "" {
+	if next := nextCall(addresses, circuits, tunnels, hubs); next != "" {
 		fmt.Fprintf(g.out, "\nTo call it from elsewhere:\n\n  %s\n", next)
 	}
 	fmt.Fprintln(g.out, "\nCtrl-C stops it.")
 	return nil
 }
 
-// tunnelAddresses are the addresses by which the app is reached through hubs.
-func tunnelAddresses(app *secretstack.App, hubs []string) []string {
-	through := []string{} // a list in JSON, too
-	for _, hub := range hubs {
-		addresses, err := multiserver.Parse(hub)
-		if err != nil {
-			continue // they were checked before
-		}
-		if portal, ok := addresses[0].Key(); ok {
-			through = append(through, tunnel.Address(portal, app.ID()).String())
-		}
+// nextCall is what to type elsewhere: by the way that works from most places.
+func nextCall(addresses, circuits, tunnels []string, hubs []multiserver.Address) string {
+	switch {
+	case len(circuits) > 0:
+		return fmt.Sprintf("secretstack call '%s' manifest", circuits[0])
+	case len(tunnels) > 0:
+		return fmt.Sprintf("secretstack call --hub '%s' '%s' manifest", hubs[0], tunnels[0])
+	case len(addresses) > 0:
+		return fmt.Sprintf("secretstack call '%s' manifest", addresses[0])
 	}
-	return through
+	return ""
+}
+
+// throughHubs returns the addresses by which the app is reached through hubs, by circuits and, for peers that know only
+// rooms, by tunnels; and its ids there.
+func throughHubs(app *secretstack.App, hubs []multiserver.Address) (circuits, tunnels, ids []string) {
+	circuits, tunnels, ids = []string{}, []string{}, []string{} // lists in JSON, too
+	for _, hub := range hubs {
+		key, _ := hub.Key()
+		at := reachedAt(app, key)
+		if a, err := hubclient.CircuitAddress(hub, app.ID()); err == nil && !at.only {
+			circuits = append(circuits, a.String())
+		}
+		if !at.id.IsZero() {
+			ids = append(ids, at.id.String())
+		}
+		tunnels = append(tunnels, tunnel.Address(key, app.ID()).String())
+	}
+	return circuits, tunnels, ids
 }

@@ -270,6 +270,8 @@ func explainPeer(err error, shown string) error {
 		return errors.New("interrupted before there was a connection")
 	case errors.Is(err, shs.ErrServerKey), errors.Is(err, shs.ErrRefused):
 		return fmt.Errorf("%s does not let you in: it has blocked you, or it is somebody else who answers there", shown)
+	case errors.Is(err, shs.ErrAppKey): // each kind of stream has one of its own
+		return fmt.Errorf("%s is there, but its program shares nothing, or is on another network (see --app-key)", shown)
 	case errors.Is(err, shs.ErrTimeout), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s has not answered in time", shown)
 	}

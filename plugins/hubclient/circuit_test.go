@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,8 +19,11 @@ import (
 	"github.com/secretstack/secretstack/hub/registry/claim"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
+	tcp "github.com/secretstack/secretstack/multiserver/net"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/plugins/hubclient"
+	"github.com/secretstack/secretstack/plugins/room"
+	"github.com/secretstack/secretstack/plugins/tunnel"
 	"github.com/secretstack/secretstack/shs"
 )
 
@@ -420,5 +425,49 @@ func TestCircuitAddressesRoundTrip(t *testing.T) {
 		if key, ok := loose[0].Key(); !ok || !key.Equal(peer) {
 			t.Errorf("%s leads to %s", good, key)
 		}
+	}
+}
+
+// TestAHubThatIsAMereRoomIsStayedAt, and the app is reached through it by a tunnel.
+func TestAHubThatIsAMereRoomIsStayedAt(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stack := secretstack.New(secretstack.Options{Bare: true})
+	err = stack.Use(secretstack.SHSPlugin(), secretstack.TransportPlugin(tcp.New(tcp.Options{Listener: ln})), room.Plugin(room.Config{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, err := stack.Start(context.Background(), secretstack.Config{
+		Identity: identity(t, "room"), Logger: slog.New(slog.DiscardHandler),
+		Connections: &multiserver.Config{Incoming: map[string][]multiserver.Incoming{
+			"net": {{Transform: "shs", Scope: multiserver.Scopes{multiserver.Device}}},
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = app.Close(context.Background()) })
+	address := "net:" + ln.Addr().String() + "~shs:" + app.ID().Base64()
+
+	alice := newApp(t, "alice", tunnel.Plugin(tunnel.Config{}), hubclient.Plugin(hubclient.Config{
+		Hubs: []hubclient.Hub{{Address: address}}, RetryMin: time.Millisecond, RetryMax: time.Millisecond,
+	}))
+	client, _ := secretstack.Find[*hubclient.Client](alice)
+	s := await(t, client, "told that it is a room", func(s hubclient.Status) bool { return errors.Is(s.Err, hubclient.ErrRoom) })
+	if s.Online || !s.ID.IsZero() {
+		t.Errorf("%+v", s)
+	}
+	bob := newApp(t, "bob", tunnel.Plugin(tunnel.Config{}), hubclient.Plugin(hubclient.Config{}))
+	circuit, err := hubclient.CircuitAddress(multiserver.ParseLoose(address)[0], alice.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rooms, _ := secretstack.Find[*room.Room](app)
+	eventually(t, "alice is in the room", func() bool { return slices.Contains(rooms.Attendants(), alice.ID().Ref()) })
+	mustConnect(t, bob, circuit.String(), "alice")
+	if n := len(app.PeersOf(alice.ID())); n != 1 {
+		t.Errorf("alice has %d connections", n)
 	}
 }

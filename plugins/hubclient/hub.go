@@ -113,15 +113,20 @@ func (h *hub) use(ctx context.Context, p *secretstack.Peer) error {
 			p.Abort(errLeft)
 		}
 	}()
-	if err := h.publish(ctx, p); err != nil {
+	err := h.publish(ctx, p)
+	if err != nil {
 		h.update(func(s *Status) { s.Err = err })
+	}
+	if err != nil && !errors.Is(err, ErrRoom) {
 		return waiting(err)
 	}
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
 	h.c.setup.Go(func(context.Context) { h.watch(watch, p) })
-	h.c.setup.Go(func(context.Context) { h.keepAllowed(watch, p) })
-	h.ring()
+	if err == nil {
+		h.c.setup.Go(func(context.Context) { h.keepAllowed(watch, p) })
+		h.ring()
+	}
 	for {
 		select {
 		case <-p.Done():
@@ -148,6 +153,10 @@ func (h *hub) use(ctx context.Context, p *secretstack.Peer) error {
 		}
 	}
 }
+
+// ErrRoom says that the hub is none but a room, such as those in JavaScript: it gives no ids and leads no circuits to the
+// app. The app stays connected, so that the plugin tunnel can have it reached there.
+var ErrRoom = errors.New("hubclient: it is a room, which gives no ids")
 
 // ErrReplaced says that another connection with the app's key is published at the hub: a second app has the same key.
 var ErrReplaced = errors.New("hubclient: another app with the same key is at the hub")
@@ -351,6 +360,9 @@ func (h *hub) ask(ctx context.Context, p *secretstack.Peer, held *claim.Receipt)
 	if native.CodeOf(err) == native.InviteNeeded && h.invite != "" {
 		request.Invite = h.invite
 		answer, err = call[native.Published](ctx, h.c.cfg.AnswerTimeout, p, native.MethodPublish, request)
+	}
+	if remote, ok := errors.AsType[*muxrpc.RemoteError](err); ok { // a hub's refusals are of another type
+		err = fmt.Errorf("%w: %s", ErrRoom, printable(remote.Message))
 	}
 	return answer, err
 }

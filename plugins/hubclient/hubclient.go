@@ -9,6 +9,9 @@
 // An id belongs to the app's key for ever, or until [Client.Reset]. What the hub has signed about it is kept in the
 // plugin's folder and shown again with each connection, so that even a hub that has lost its memory gives the id back.
 //
+// A hub may be a room that knows nothing of ids, such as those in JavaScript. Then the app stays connected to it all the same,
+// and with the plugin tunnel beside this one it is reached through the room: see [ErrRoom].
+//
 // A hub that the app has connected to may open streams for HTTP to it, and tell it that it should go elsewhere. Nobody
 // else may: neither peers that connect to the app, nor the same hub over a connection that it has made itself. See
 // docs/PROTOCOL.md §11.
