@@ -72,7 +72,9 @@ func New(cfg Config) (*Handler, error) {
 	h.mountPages(mux)
 	h.mountAPI(mux)
 	names := append([]string{cfg.Hub.About().Domain}, cfg.Names...)
-	h.serve = secured(atOwnName(names, http.NewCrossOriginProtection().Handler(mux)))
+	origins := http.NewCrossOriginProtection()
+	origins.SetDenyHandler(refusing(&apiError{status: http.StatusForbidden, Message: "pages of other origins may not ask for this"}))
+	h.serve = secured(atOwnName(names, origins.Handler(mux)))
 	return h, nil
 }
 
@@ -117,6 +119,12 @@ func (h *Handler) mountAPI(mux *http.ServeMux) {
 	mux.HandleFunc("/api/", h.asAPI(func(*http.Request) (any, error) {
 		return nil, &apiError{status: http.StatusNotFound, Message: "there is no such call"}
 	}))
+	mux.Handle("/", refusing(&apiError{status: http.StatusNotFound, Message: "there is no such page, or not by this method"}))
+}
+
+// refusing says no to everything, in the form of all refusals here.
+func refusing(e *apiError) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { e.write(w) })
 }
 
 // ServeHTTP implements http.Handler.

@@ -98,8 +98,7 @@ func (h *Handler) render(w http.ResponseWriter, r *http.Request, status int, nam
 	}
 	var page bytes.Buffer
 	if err := h.pages[name].Execute(&page, l); err != nil {
-		h.cfg.Logger.Error("admin: page", "page", name, "error", err)
-		http.Error(w, "internal error", http.StatusInternalServerError)
+		h.explain(r, err).write(w)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")

@@ -146,7 +146,7 @@ func (h *Handler) serveRoot(r *http.Request) answer {
 		Version string         `json:"version"`
 		More    string         `json:"more_info_at"`
 		Key     keys.PublicKey `json:"key,omitzero"`
-	}{"This is a Secrez hub", h.cfg.Version, "https://github.com/secretstack/secretstack", h.cfg.Key})
+	}{"a secretstack hub, through which peers and the couriers of Secrez reach each other", h.cfg.Version, "https://github.com/secretstack/secretstack", h.cfg.Key})
 }
 
 // allowed asks whether a visitor may have something now, and gives the answer if not.

@@ -135,7 +135,7 @@ func TestRoutesAreThoseOfTheOriginal(t *testing.T) {
 
 func TestTheRootWelcomesOrLeadsOn(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.Version = "1.2.3" })
-	if r := w.get("/"); r.body != `{"welcome_to":"This is a Secrez hub","version":"1.2.3","more_info_at":"https://github.com/secretstack/secretstack"}` {
+	if r := w.get("/"); r.body != `{"welcome_to":"a secretstack hub, through which peers and the couriers of Secrez reach each other","version":"1.2.3","more_info_at":"https://github.com/secretstack/secretstack"}` {
 		t.Errorf("got %s", r.body)
 	}
 	key := account(t, "hub").Public().Identity()
