@@ -9,3 +9,6 @@ func Rest(s *Session) (resting int) {
 	s.park()
 	return len(s.crew.resting)
 }
+
+// CanWaitForEnd reports whether what it takes to wait for the end of a session's context has been made.
+func CanWaitForEnd(s *Session) bool { return s.ctx.ending.Load() != nil }

@@ -34,8 +34,7 @@ type Session struct {
 	meter  meter
 
 	ctx    sessionContext // parent of all handlers' contexts; its cause is why the session ended
-	cancel context.CancelCauseFunc
-	detach func() bool // stops watching the context that New was given; nil if that cannot end
+	detach func() bool    // stops watching the context that New was given; nil if that cannot end
 
 	reader     *packetstream.Reader // owned by read
 	begun      packetClock          // of the packet that is being read
@@ -106,39 +105,9 @@ func New(ctx context.Context, conn io.ReadWriteCloser, opts Options) *Session {
 		values = context.WithoutCancel(ctx) // the session ends first, then its handlers
 		s.detach = context.AfterFunc(ctx, func() { s.Abort(context.Cause(ctx)) })
 	}
-	s.ctx.Context, s.cancel = context.WithCancelCause(values)
+	s.ctx.Context = values
 	go s.read()
 	return s
-}
-
-// sessionContext is a context that knows its session.
-type sessionContext struct {
-	context.Context
-	s *Session
-}
-
-type sessionKey struct{}
-
-// Value returns the session, or what the context underneath has.
-func (c *sessionContext) Value(key any) any {
-	if _, ok := key.(sessionKey); ok {
-		return c.s
-	}
-	return c.Context.Value(key)
-}
-
-// SessionFrom returns the session that a handler's context belongs to, or nil.
-func SessionFrom(ctx context.Context) *Session {
-	s, _ := ctx.Value(sessionKey{}).(*Session)
-	return s
-}
-
-// PeerFrom returns the Options.Peer of the session that a handler's context belongs to, or nil.
-func PeerFrom(ctx context.Context) any {
-	if s := SessionFrom(ctx); s != nil {
-		return s.peer
-	}
-	return nil
 }
 
 // Peer returns what Options.Peer was.
@@ -285,7 +254,7 @@ func (s *Session) hangUp(reason error) {
 	if s.detach != nil {
 		s.detach()
 	}
-	s.cancel(reason)
+	s.ctx.cancel(reason)
 	s.mu.Lock()
 	s.waitAtMost(s.linger(), func() bool { return s.hurry || s.out.isIdle() && s.readDone })
 	if s.hurry {
