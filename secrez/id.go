@@ -17,11 +17,11 @@ const (
 
 // ID is what a hub calls a courier by, such as "7y-6ro-3z": 35 random bits. Values other than the zero value, which is no
 // id, are well formed. IDs can be compared and be map keys.
-type ID struct{ text string }
+type ID struct{ text [len(idPattern)]byte }
 
 // NewID gives a random id.
 func NewID() ID {
-	text := []byte(idPattern)
+	text := [len(idPattern)]byte([]byte(idPattern))
 	var random [len(idPattern)]byte
 	_, _ = rand.Read(random[:]) // never fails
 	for i, b := range random {
@@ -29,7 +29,7 @@ func NewID() ID {
 			text[i] = base32Alphabet[b&31]
 		}
 	}
-	return ID{string(text)}
+	return ID{text}
 }
 
 // ParseID reads an id: lower case, three segments and nothing else. Its error is [ErrID].
@@ -46,17 +46,22 @@ func ParseID(s string) (ID, error) {
 			return ID{}, fmt.Errorf("%w: it looks like 7y-6ro-3z", ErrID)
 		}
 	}
-	return ID{s}, nil
+	return ID{[len(idPattern)]byte([]byte(s))}, nil
 }
 
 // String writes the id, or nothing for the zero value.
-func (id ID) String() string { return id.text }
+func (id ID) String() string {
+	if id.IsZero() {
+		return ""
+	}
+	return string(id.text[:])
+}
 
 // IsZero reports whether id is no id.
-func (id ID) IsZero() bool { return id.text == "" }
+func (id ID) IsZero() bool { return id == ID{} }
 
 // MarshalText writes the id; the zero value gives no text.
-func (id ID) MarshalText() ([]byte, error) { return []byte(id.text), nil }
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
 // UnmarshalText reads what [ParseID] reads; no text gives the zero value.
 func (id *ID) UnmarshalText(text []byte) error {
@@ -135,7 +140,7 @@ func (u ContactURL) String() string {
 	if !found || u.ID.IsZero() {
 		return ""
 	}
-	return scheme + "://" + u.ID.text + "." + hub
+	return scheme + "://" + u.ID.String() + "." + hub
 }
 
 // NewLegacyID gives an id as hubs 0.1 gave them: the hash of the owner's sign half, a "0", and eight random characters.

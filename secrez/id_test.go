@@ -116,11 +116,12 @@ func TestAttackIDsStandDirectlyBelowTheHubsDomain(t *testing.T) {
 }
 
 func TestContactURLs(t *testing.T) {
+	id := ID{[len(idPattern)]byte([]byte("uz-3ms-cm"))}
 	for s, want := range map[string]ContactURL{
-		"https://uz-3ms-cm.example.com":           {ID{"uz-3ms-cm"}, "https://example.com"},
-		"http://uz-3ms-cm.example.com:8433":       {ID{"uz-3ms-cm"}, "http://example.com:8433"},
-		"http://UZ-3ms-cm.Localhost:8433/":        {ID{"uz-3ms-cm"}, "http://localhost:8433"},
-		"HTTPS://uz-3ms-cm.hub.example.com/a?b#c": {ID{"uz-3ms-cm"}, "https://hub.example.com"},
+		"https://uz-3ms-cm.example.com":           {id, "https://example.com"},
+		"http://uz-3ms-cm.example.com:8433":       {id, "http://example.com:8433"},
+		"http://UZ-3ms-cm.Localhost:8433/":        {id, "http://localhost:8433"},
+		"HTTPS://uz-3ms-cm.hub.example.com/a?b#c": {id, "https://hub.example.com"},
 	} {
 		got, err := ParseContactURL(s)
 		if err != nil || got != want {

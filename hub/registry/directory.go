@@ -17,17 +17,18 @@ import (
 type entry struct {
 	key       [keySize]byte
 	id        secrez.ID
-	sequence  uint64
-	since     int64 // ms
-	box       *[boxSize]byte
-	digest    uint64 // of the evidence, to know a repeated registration
-	confirmed bool   // the owner has signed a statement that names the id
-	retired   bool   // the id was given up; nobody gets it again
+	confirmed bool // the owner has signed a statement that names the id
+	retired   bool // the id was given up; nobody gets it again
+
+	index   uint32 // where the evidence is: which deed it is
+	message uint64 // in which message of the log
+
+	sequence uint64
+	since    int64 // ms
+	box      *[boxSize]byte
+	digest   uint64 // of the evidence, to know a repeated registration
 
 	rotation *rotation.Statement // by which the key has come into the place of another; nil: it has not
-
-	message uint64 // where the evidence is: the message of the log
-	index   int    // and which deed in it
 }
 
 func (e *entry) record() Record {
@@ -43,7 +44,7 @@ func (d *deed) entry(message uint64, index int) *entry {
 	digest, confirmed := d.evidence.summary()
 	return &entry{
 		key: d.key, id: d.id, sequence: d.sequence, since: d.since, box: d.box,
-		digest: digest, confirmed: confirmed, rotation: d.evidence.Rotation, message: message, index: index,
+		digest: digest, confirmed: confirmed, rotation: d.evidence.Rotation, message: message, index: uint32(index),
 	}
 }
 

@@ -508,7 +508,7 @@ func (r *Registry) deed(ctx context.Context, id secrez.ID) (*deed, error) {
 		return nil, err
 	}
 	_, deeds, err := parseGroup(b)
-	if err != nil || e.index >= len(deeds) {
+	if err != nil || int(e.index) >= len(deeds) {
 		return nil, fmt.Errorf("%w: write %d cannot be read%s", ErrDamaged, e.message, wayOut)
 	}
 	d := &deeds[e.index]
