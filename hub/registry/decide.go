@@ -138,12 +138,8 @@ func (e Evidence) summary() (digest uint64, confirmed bool) {
 // A view is the directory with the deeds on top that are about to be written. It belongs to one goroutine.
 type view struct {
 	dir  *directory
-	keys map[[keySize]byte]*entry // nil: of one that is given up
-	ids  map[secrez.ID]*entry
-}
-
-func newView(dir *directory) *view {
-	return &view{dir: dir, keys: map[[keySize]byte]*entry{}, ids: map[secrez.ID]*entry{}}
+	keys map[[keySize]byte]*entry // made by add; a nil entry is of a key that is given up
+	ids  map[secrez.ID]*entry     // likewise
 }
 
 func (v *view) keyed(key [keySize]byte) *entry {
@@ -167,6 +163,9 @@ func (v *view) identified(id secrez.ID) *entry {
 
 func (v *view) add(d *deed) *entry {
 	e := d.entry(0, 0)
+	if v.keys == nil {
+		v.keys, v.ids = map[[keySize]byte]*entry{}, map[secrez.ID]*entry{}
+	}
 	v.keys[e.key], v.ids[e.id] = e, e
 	if e.rotation != nil {
 		v.keys[e.rotation.Old.Array()] = nil

@@ -29,7 +29,7 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Record, erro
 	if err != nil {
 		return Record{}, err
 	}
-	e, deeds, err := newView(r.dir).decide(p, r.nowMilli())
+	e, deeds, err := (&view{dir: r.dir}).decide(p, r.nowMilli())
 	if err != nil {
 		return Record{}, err
 	}
@@ -41,36 +41,49 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Record, erro
 	return e.record(), nil
 }
 
+// answerSoon is how long the writer takes for an answer unless something is wrong.
+const answerSoon = time.Second
+
 // commit hands a petition to the writer and waits for its answer.
 func (r *Registry) commit(ctx context.Context, p *petition) (*entry, error) {
 	if err := r.writable(); err != nil {
 		return nil, err
 	}
-	// The writer answers all that it has within two writes and the engine's way down.
-	// A context of its own would leave memory behind in ctx, which may be that of an idle courier.
-	late := time.NewTimer(2*r.cfg.Limits.WriteTimeout + r.cfg.Limits.CloseTimeout)
-	defer late.Stop()
+	if ctx.Err() != nil {
+		return nil, gaveUp(ctx)
+	}
+	// The channel of ctx, and a context on top of it, would leave memory behind in ctx, which may be that of an idle courier.
+	// So only those ask for it who are not answered soon.
+	var end <-chan struct{}
+	asked := false
+	timer := time.NewTimer(answerSoon)
+	defer timer.Stop()
 	req := &request{petition: p, answer: make(chan answer, 1)}
-	select {
-	case r.requests <- req:
-	case <-r.done:
-		return nil, ErrClosed
-	case <-ctx.Done():
-		return nil, gaveUp(ctx)
-	case <-late.C:
-		return nil, errTooMuch
+	for requests := r.requests; ; {
+		select {
+		case requests <- req:
+			requests = nil
+		case a := <-req.answer:
+			return a.entry, a.err
+		case <-r.done:
+			return req.last()
+		case <-end:
+			return nil, gaveUp(ctx)
+		case <-timer.C:
+			if asked {
+				return nil, errTooMuch
+			}
+			end, asked = ctx.Done(), true
+			// The writer answers all that it has within two writes and the engine's way down.
+			timer.Reset(2*r.cfg.Limits.WriteTimeout + r.cfg.Limits.CloseTimeout)
+		}
 	}
+}
+
+// last gives the answer of a writer that has ended.
+func (r *request) last() (*entry, error) {
 	select {
-	case a := <-req.answer:
-		return a.entry, a.err
-	case <-r.done:
-	case <-ctx.Done():
-		return nil, gaveUp(ctx)
-	case <-late.C:
-		return nil, errTooMuch
-	}
-	select {
-	case a := <-req.answer: // the last thing the writer did
+	case a := <-r.answer: // the last thing it did
 		return a.entry, a.err
 	default:
 		return nil, ErrClosed
@@ -159,7 +172,7 @@ func (r *Registry) write(n *run, batch []*request) error {
 // last is where the log ends for the directory that decides.
 func (r *Registry) writeGroup(n *run, batch []*request, last uint64) (answered int, err error) {
 	previous := r.dir.last()
-	v, now := newView(r.dir), r.nowMilli()
+	v, now := &view{dir: r.dir}, r.nowMilli()
 	group, deeds := newGroup(previous), []deed(nil)
 	var answers []answer
 	for _, req := range batch {
