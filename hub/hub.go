@@ -216,7 +216,7 @@ func (h *Hub) openApp(context.Context) error {
 			return known
 		},
 	})
-	if err := stack.Use(h.transports(), rooms, h.plugin(), h.control()); err != nil {
+	if err := stack.Use(secretstack.SHSPlugin(), h.transports(), rooms, h.plugin(), h.control()); err != nil {
 		return err
 	}
 	incoming := map[string][]multiserver.Incoming{
@@ -261,7 +261,7 @@ func (h *Hub) Addrs() []net.Addr {
 // isDraining reports whether the hub is about to end.
 func (h *Hub) isDraining() bool { return h.draining.Load() }
 
-// proved tells the port that somebody has proved a key.
+// proved tells the port that somebody has a place in a circuit.
 func (h *Hub) proved(conn net.Conn) {
 	if p := h.port.Load(); p != nil {
 		p.Proved(conn)

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -159,33 +160,9 @@ func (l webSocketListener) Addresses(scope multiserver.Scope) []multiserver.Part
 	return parts
 }
 
-// proving is the transform "shs" of a hub. It tells the port who has proved a key.
-type proving struct {
-	multiserver.Transform
-	proved func(net.Conn)
-}
-
-func (t proving) Server(ctx context.Context, raw net.Conn) (*multiserver.Conn, error) {
-	c, err := t.Transform.Server(ctx, raw)
-	if err == nil {
-		t.proved(raw)
-	}
-	return c, err
-}
-
 // transports are the plugin that connects the hub's app with its ports.
 func (h *Hub) transports() secretstack.Plugin {
 	return secretstack.NewPlugin(secretstack.Info{Name: "hubPort"}, func(_ context.Context, s *secretstack.Setup) error {
-		err := s.Transform(proving{
-			Transform: multiserver.SHS(multiserver.SHSConfig{Identity: h.identity, AppKey: h.cfg.AppKey, Authorize: s.Authorize}),
-			proved:    h.proved,
-		})
-		if err != nil {
-			return err
-		}
-		if err := s.Transport(h.intake); err != nil {
-			return err
-		}
-		return s.Transport(webSockets{h.ws, h})
+		return errors.Join(s.Transport(h.intake), s.Transport(webSockets{h.ws, h}))
 	})
 }

@@ -124,9 +124,7 @@ func endedError(err, cause error) error {
 
 // conn starts the box streams. The session's keys are not kept.
 func (s *secretHandshake) conn(raw net.Conn, session *shs.Session, auth any) *Conn {
-	if replay, ok := raw.(*replayConn); ok && replay.start == replay.end {
-		raw = replay.Conn // what it had kept has been read
-	}
+	raw = proved(raw)
 	conn := NewConn(ConnConfig{
 		Raw:          raw,
 		Reader:       boxstream.NewReader(raw, &session.ReceiveKey, &session.ReceiveNonce),

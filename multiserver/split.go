@@ -333,6 +333,15 @@ func (c *replayConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Proved returns the connection underneath once what was read before has been read.
+func (c *replayConn) Proved() net.Conn {
+	below := proved(c.Conn)
+	if c.start == c.end {
+		return below
+	}
+	return c
+}
+
 // CloseWrite half-closes the connection underneath.
 func (c *replayConn) CloseWrite() error { return plainWriter{c.Conn}.Close() }
 

@@ -27,7 +27,9 @@ type Transport interface {
 type Listener interface {
 	// Accept waits for the next connection. It never waits for anything that a
 	// peer does. After Close it returns net.ErrClosed; other errors are taken
-	// to be temporary.
+	// to be temporary. A connection that is in between only until the peer has
+	// proved its key may have a method Proved() net.Conn, which the handshake
+	// calls then, and which returns the connection to go on with.
 	Accept() (net.Conn, error)
 	// Close stops listening and waits for everything that the listener
 	// started. Connections that were handed over stay. It may be called twice.
@@ -80,6 +82,26 @@ func PeerPart(conn net.Conn) Part {
 	}
 	addr := tcp.AddrPort()
 	return HostPortPart("net", addr.Addr().Unmap().String(), addr.Port())
+}
+
+// guarded is implemented by connections that are in between only until the peer
+// has proved its key, such as one that counts strangers.
+type guarded interface {
+	// Proved says that the peer has proved its key, and returns the connection
+	// to go on with: this one, or the one underneath.
+	Proved() net.Conn
+}
+
+// proved tells conn, or what is underneath, that the peer has proved its key, and
+// returns the connection to go on with.
+func proved(conn net.Conn) net.Conn {
+	switch c := conn.(type) {
+	case guarded:
+		return c.Proved()
+	case interface{ NetConn() net.Conn }:
+		_ = proved(c.NetConn()) // conn keeps it
+	}
+	return conn
 }
 
 // aborter is implemented by connections whose Close talks to the peer, to end

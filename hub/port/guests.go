@@ -41,7 +41,7 @@ type guests struct {
 func (g *guests) enter(c *visit, visitor netip.Addr) error {
 	gone, err := g.admit(c, group(visitor))
 	if gone != nil {
-		g.log.Debug("connection closed to make room", "remote", gone.remote)
+		g.log.Debug("connection closed to make room", "remote", gone.RemoteAddr())
 		_ = gone.Conn.Close() // whoever reads from it closes the rest
 	}
 	return err

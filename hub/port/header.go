@@ -70,7 +70,7 @@ func (c *visit) readHeader(required bool) (told bool, err error) {
 	if err != nil || !visitor.IsValid() {
 		return false, err
 	}
-	c.remote = net.TCPAddrFromAddrPort(visitor)
+	c.told = net.TCPAddrFromAddrPort(visitor)
 	return true, nil
 }
 

@@ -117,7 +117,7 @@ func (p *Port) Close() error { return p.split.Close() }
 
 // Proved says that the peer at the other end of conn has proved a key, or has a place that is counted elsewhere: the
 // connection counts no longer. conn is a connection that was handed over, or one on top of it that has a method NetConn,
-// as those of multiserver and TLS have.
+// as those of multiserver and TLS have. The secret handshake of multiserver says it by itself.
 func (p *Port) Proved(conn net.Conn) {
 	if c := below[*visit](conn); c != nil {
 		p.guests.leave(c)
@@ -157,7 +157,7 @@ func (p *Port) enter(_ context.Context, raw net.Conn) (net.Conn, error) {
 	if tcp, ok := raw.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAliveConfig(multiserver.KeepAlive()) // a peer that vanished is noticed somewhat later without
 	}
-	c := &visit{Conn: raw, guests: &p.guests, remote: raw.RemoteAddr()}
+	c := &visit{Conn: raw, guests: &p.guests}
 	if p.trusts(addrOf(raw)) {
 		told, err := c.readHeader(p.opts.RequireHeader)
 		if err != nil {

@@ -273,10 +273,7 @@ func TestASecretHandshakeThroughTLSBehindAProxy(t *testing.T) {
 	ln := local(t)
 	p := port.Open(port.Options{TLS: server, TrustedProxies: prefixes("127.0.0.0/8"), RequireHeader: true}, ln)
 	arrived := make(chan *multiserver.Conn, 1)
-	hub := listening(t, alice, p.Secret(), func(c *multiserver.Conn) {
-		p.Proved(c)
-		arrived <- c
-	})
+	hub := listening(t, alice, p.Secret(), func(c *multiserver.Conn) { arrived <- c })
 	courier := dialling(t, bob, func(ctx context.Context, network, address string) (net.Conn, error) {
 		raw := dial(t, ln.Addr())
 		if _, err := io.WriteString(raw, "PROXY TCP4 203.0.113.7 198.51.100.1 4711 8433\r\n"); err != nil {
@@ -308,6 +305,34 @@ func TestASecretHandshakeThroughTLSBehindAProxy(t *testing.T) {
 	_, _ = hub.Close(), p.Close()
 }
 
+func TestAPeerThatHasProvedItsKeyCountsNoLongerAndCostsNothingMore(t *testing.T) {
+	alice, bob := identity(t), identity(t)
+	ln := local(t)
+	p := port.Open(port.Options{}, ln)
+	arrived := make(chan *multiserver.Conn, 1)
+	hub := listening(t, alice, p.Secret(), func(c *multiserver.Conn) { arrived <- c })
+	courier := dialling(t, bob, new(net.Dialer).DialContext)
+	addrs, err := hub.Parse(hub.Address(multiserver.Device))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := courier.Dial(t.Context(), addrs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := <-arrived
+	if s := p.Stats(); s.Unproved != 0 || s.Accepted != 1 {
+		t.Errorf("%+v", s)
+	}
+	if _, ok := got.NetConn().(*net.TCPConn); !ok {
+		t.Errorf("a %T is in between", got.NetConn())
+	}
+	send(c, "hello")
+	wantBytes(t, got, "hello")
+	_, _ = c.Close(), got.Close()
+	_, _ = hub.Close(), p.Close()
+}
+
 func TestAWebSocketWhosePeerHasProvedItsKeyCountsNoLonger(t *testing.T) {
 	ln := local(t)
 	p := port.Open(port.Options{}, ln)
@@ -319,13 +344,7 @@ func TestAWebSocketWhosePeerHasProvedItsKeyCountsNoLonger(t *testing.T) {
 		External: multiserver.Hosts{"ws://" + ln.Addr().String() + "/"},
 	}}}
 	opts.OnConn = func(c *multiserver.Conn) {
-		before := p.Stats()
-		p.Proved(c)
-		after := p.Stats()
-		if before.Unproved != 1 || after.Unproved != 0 {
-			t.Errorf("before %+v, after %+v", before, after)
-		}
-		proved <- after
+		proved <- p.Stats()
 		_ = c.Close()
 	}
 	hub, err := multiserver.New(opts)
@@ -348,7 +367,9 @@ func TestAWebSocketWhosePeerHasProvedItsKeyCountsNoLonger(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-proved
+	if s := <-proved; s.Unproved != 0 || s.Accepted != 1 {
+		t.Errorf("%+v", s)
+	}
 	_, _, _ = c.Close(), hub.Close(), p.Close()
 }
 

@@ -9,7 +9,7 @@ import (
 // visit is a connection of somebody: it knows who that is, and counts as long as it has to.
 type visit struct {
 	net.Conn
-	remote net.Addr
+	told   net.Addr // the visitor's address, if a proxy has told it
 	guests *guests
 
 	head       [minHeader]byte // what was read in search of a header; owned by the reader
@@ -21,7 +21,12 @@ type visit struct {
 }
 
 // RemoteAddr returns the visitor's address, which a proxy may have told.
-func (c *visit) RemoteAddr() net.Addr { return c.remote }
+func (c *visit) RemoteAddr() net.Addr {
+	if c.told != nil {
+		return c.told
+	}
+	return c.Conn.RemoteAddr()
+}
 
 // Read returns what was read before, then what follows.
 func (c *visit) Read(p []byte) (int, error) {
@@ -35,6 +40,15 @@ func (c *visit) Read(p []byte) (int, error) {
 
 // Buffered returns how many bytes are to be read here, not from the connection underneath.
 func (c *visit) Buffered() int { return int(c.end - c.start) }
+
+// Proved ends that the connection counts. There is no more use for it then, unless it knows more than the one underneath.
+func (c *visit) Proved() net.Conn {
+	c.guests.leave(c)
+	if c.told != nil || c.Buffered() > 0 {
+		return c
+	}
+	return c.Conn
+}
 
 // NetConn returns the connection underneath.
 func (c *visit) NetConn() net.Conn { return c.Conn }
