@@ -124,7 +124,7 @@ func (h *Hub) target(p *secretstack.Peer, r native.ConnectRequest) (*session, er
 	}
 	s := h.directory.courier(key)
 	switch {
-	case s != nil && s.serving(native.ServesCircuits):
+	case s != nil && s.offers().circuits:
 		return s, nil
 	case s != nil, len(h.app.PeersOf(key)) > 0, known && h.pools.Pool(rec.ID) != nil:
 		return nil, refusal(native.NoCircuits, "it serves no circuits: it may be in the room")

@@ -282,7 +282,7 @@ func (h *Hub) answerNode(_ context.Context, key keys.PublicKey, body []byte) ([]
 	}
 	switch q.Ask {
 	case askReach:
-		return json.Marshal(nodeReach{s.offers()})
+		return json.Marshal(nodeReach{s.offers().words()})
 	case askCircuit:
 		return h.offerToNode(s, q.Visitor)
 	}

@@ -32,7 +32,7 @@ func (h *Hub) offerToNode(s *session, visitor keys.PublicKey) ([]byte, error) {
 	switch {
 	case visitor.IsZero():
 		return nil, nodeBadRequest
-	case !s.serving(native.ServesCircuits):
+	case !s.offers().circuits:
 		return nil, nodeNoCircuits
 	}
 	connected, err := h.offer(visitor, s)
@@ -240,7 +240,7 @@ func (h *Hub) courierElsewhere(ctx context.Context, key keys.PublicKey) (*remote
 func (h *Hub) serveWebLink(ctx context.Context, key keys.PublicKey, accept func(error) (net.Conn, error)) {
 	rec, _ := h.registry.LookupKey(key)
 	s := h.directory.courier(key)
-	if s == nil || !s.serving(native.ServesHTTP) || h.admission.Reach(rec.ID, key) != nil {
+	if s == nil || !s.offers().http || h.admission.Reach(rec.ID, key) != nil {
 		_, _ = accept(cluster.ErrOffline)
 		return
 	}

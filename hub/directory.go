@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/registry/claim"
 	"github.com/secretstack/secretstack/hub/vhost"
@@ -39,16 +40,36 @@ type session struct {
 	dir   *directory
 	peer  *secretstack.Peer
 	addr  netip.Addr // the zero value for one without
-	since time.Time
-	gated bool // counted by admission's gate
+	came  int64      // when, in ns since 1970: a time.Time is three times as large
 	told  told
+	ws    bool // inside a WebSocket
+	gated bool // counted by admission's gate
 
 	// Guarded by directory.mu.
 	published bool
 	toldMail  bool // that something is in its mailbox, and it has not looked yet
-	serves    []string
-	streams   *vhost.Streams // for HTTP; nil: nobody has asked for any
 	left      bool
+	serves    offer
+	streams   *vhost.Streams // for HTTP; nil: nobody has asked for any
+}
+
+// offer is what a courier says that it serves.
+type offer struct{ http, circuits bool }
+
+// offered reads the words for it. Unknown ones mean nothing.
+func offered(words []string) offer {
+	return offer{http: slices.Contains(words, native.ServesHTTP), circuits: slices.Contains(words, native.ServesCircuits)}
+}
+
+// words returns the words for it.
+func (o offer) words() (words []string) {
+	if o.http {
+		words = append(words, native.ServesHTTP)
+	}
+	if o.circuits {
+		words = append(words, native.ServesCircuits)
+	}
+	return words
 }
 
 func newDirectory(l Limits) *directory {
@@ -59,12 +80,17 @@ func newDirectory(l Limits) *directory {
 	}
 }
 
+// newSession is what is known of a connection that has just come.
+func (d *directory) newSession(p *secretstack.Peer) *session {
+	address := p.Address()
+	return &session{dir: d, peer: p, addr: addrOf(address), ws: strings.HasPrefix(address, "ws"), came: time.Now().UnixNano()}
+}
+
 // enter adds a connection.
-func (d *directory) enter(p *secretstack.Peer, gated bool) {
-	s := &session{dir: d, peer: p, addr: addrOf(p.Address()), since: time.Now(), gated: gated}
+func (d *directory) enter(s *session) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.sessions[p] = s
+	d.sessions[s.peer] = s
 }
 
 // leave takes a connection away that has ended, and returns it with what has to be closed; nil for one that is unknown.
@@ -85,7 +111,7 @@ func (d *directory) leave(p *secretstack.Peer) (*session, *vhost.Streams) {
 
 // publish makes a connection the one by which its courier is reached. It returns the one that was so before, if there
 // was another, and reports whether the connection is still there.
-func (d *directory) publish(p *secretstack.Peer, serves []string) (replaced *secretstack.Peer, ok bool) {
+func (d *directory) publish(p *secretstack.Peer, serves offer) (replaced *secretstack.Peer, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.sessions[p]
@@ -185,7 +211,7 @@ func (d *directory) closeWeb() {
 }
 
 // offers returns what a courier says that it serves.
-func (s *session) offers() []string {
+func (s *session) offers() offer {
 	s.dir.mu.Lock()
 	defer s.dir.mu.Unlock()
 	return s.serves
@@ -243,17 +269,6 @@ func (s *session) open(ctx context.Context) (net.Conn, error) {
 	return nil, err
 }
 
-// cleaned returns the words of a list of what a courier serves that mean something.
-func cleaned(serves []string) []string {
-	var known []string
-	for _, word := range []string{native.ServesHTTP, native.ServesCircuits} {
-		if slices.Contains(serves, word) {
-			known = append(known, word)
-		}
-	}
-	return known
-}
-
 // addrOf returns the address of IP in the multiserver address of a peer, as in net:192.0.2.7:40112~shs:… and
 // ws:192.0.2.7~shs:…; the zero value for one without.
 func addrOf(address string) netip.Addr {
@@ -271,8 +286,16 @@ func addrOf(address string) netip.Addr {
 	return a.Unmap().WithZone("")
 }
 
-// serving reports whether a courier says that it serves something.
-func (s *session) serving(what string) bool { return slices.Contains(s.offers(), what) }
+// since is when the connection came.
+func (s *session) since() time.Time { return time.Unix(0, s.came) }
+
+// protocol is what the connection speaks.
+func (s *session) protocol() admin.Protocol {
+	if s.ws {
+		return admin.ProtocolWebSocket
+	}
+	return admin.ProtocolHandshake
+}
 
 // webStats counts the streams for HTTP.
 func (s *session) webStats() vhost.Stats {

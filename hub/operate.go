@@ -116,7 +116,7 @@ func (h *Hub) Couriers() []admin.Courier {
 		attendants[ref] = true
 	}
 	for _, s := range h.directory.all() {
-		c := admin.Courier{Key: s.peer.Key(), Kind: admin.KindRoom, Addr: s.addr, Since: s.since}
+		c := admin.Courier{Key: s.peer.Key(), Kind: admin.KindRoom, Addr: s.addr, Since: s.since()}
 		rec, known := h.registry.LookupKey(c.Key)
 		switch {
 		case s.isPublished() && known:

@@ -64,14 +64,15 @@ func (h *Hub) connected(p *secretstack.Peer) {
 	if p.Key().Equal(h.identity.Public()) {
 		return // the hub's own: its control socket
 	}
-	addr := addrOf(p.Address())
-	err := h.admission.Gate().Enter(addr)
+	s := h.directory.newSession(p)
+	err := h.admission.Gate().Enter(s.addr)
 	if err != nil {
-		h.refused(err, addr, p.Key(), "connect")
+		h.refused(err, s.addr, p.Key(), "connect")
 		p.Abort(err)
 	}
-	h.directory.enter(p, err == nil)
-	h.observer.Opened(protocolOf(p))
+	s.gated = err == nil
+	h.directory.enter(s)
+	h.observer.Opened(s.protocol())
 }
 
 func (h *Hub) disconnected(p *secretstack.Peer) {
@@ -83,18 +84,11 @@ func (h *Hub) disconnected(p *secretstack.Peer) {
 		h.admission.Gate().Leave(s.addr)
 	}
 	h.tellTraffic(s)
-	h.observer.Closed(protocolOf(p))
+	h.observer.Closed(s.protocol())
 	if streams != nil {
 		_ = h.background(func() { _ = streams.Close() })
 	}
 	h.present(p.Key())
-}
-
-func protocolOf(p *secretstack.Peer) admin.Protocol {
-	if len(p.Address()) > 2 && p.Address()[:2] == "ws" {
-		return admin.ProtocolWebSocket
-	}
-	return admin.ProtocolHandshake
 }
 
 // countTunnels counts the tunnels through the room that somebody asks for.
@@ -142,7 +136,7 @@ func (h *Hub) publish(ctx context.Context, p *secretstack.Peer, r native.Publish
 	if err != nil {
 		return answer, err
 	}
-	replaced, here := h.directory.publish(p, cleaned(r.Serves))
+	replaced, here := h.directory.publish(p, offered(r.Serves))
 	if !here {
 		return answer, refusal(native.Unavailable, "the connection has ended")
 	}
@@ -302,7 +296,7 @@ func (h *Hub) reach(ctx context.Context, rec registry.Record) (serves []string, 
 		return nil, false
 	}
 	if s := h.directory.courier(rec.Key); s != nil {
-		return s.offers(), true
+		return s.offers().words(), true
 	}
 	if h.pools.Pool(rec.ID) != nil {
 		return []string{native.ServesHTTP}, true

@@ -23,7 +23,7 @@ func (h *Hub) tellTraffic(s *session) {
 	defer s.told.mu.Unlock()
 	stats := s.peer.Stats()
 	received, sent := int64(stats.BytesRead), int64(stats.BytesWritten)
-	h.observer.Carried(protocolOf(s.peer), received-s.told.received, sent-s.told.sent)
+	h.observer.Carried(s.protocol(), received-s.told.received, sent-s.told.sent)
 	s.told.received, s.told.sent = received, sent
 }
 

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/hub/admission"
-	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/vhost"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver/ws"
@@ -126,7 +125,7 @@ func (c *couriers) Courier(ctx context.Context, id secrez.ID) (vhost.Courier, er
 	if !known || h.admission.Reach(id, rec.Key) != nil {
 		return nil, vhost.ErrUnknown
 	}
-	if s := h.directory.courier(rec.Key); s != nil && s.serving(native.ServesHTTP) {
+	if s := h.directory.courier(rec.Key); s != nil && s.offers().http {
 		return s, nil
 	}
 	if h.nodes.node != nil && h.pools.Pool(id) == nil {
