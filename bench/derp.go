@@ -36,7 +36,7 @@ func serveDerp(ctx context.Context, args []string) error {
 	mux.Handle("/derp", derpserver.Handler(server))
 	go func() { _ = (&http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}).Serve(ln) }()
 	fmt.Println(ln.Addr())
-	return errors.Join(answerMemory(args), server.Close())
+	return errors.Join(answerMemory(args, silence), server.Close())
 }
 
 // derpPeer is a client of the relay.

@@ -61,6 +61,10 @@ func portOf(said string) string {
 // hubProfileVariable, in the environment, names the file for a hub's CPU profile.
 const hubProfileVariable = "SECRETSTACK_BENCH_HUBPROFILE"
 
+// engineSilence is silence for a hub, whose engine keeps what was written last for ten seconds: up to 8 MiB, however many
+// couriers there are.
+const engineSilence = 12 * time.Second
+
 // serveHub serves a hub with a new folder, which is removed in the end, and answers with its memory.
 func serveHub(ctx context.Context, args []string) error {
 	dir, err := os.MkdirTemp("", "bench-hub-")
@@ -96,5 +100,5 @@ func serveHub(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(answerMemory(args), stopProfile(), h.Close(ctx), <-served)
+	return errors.Join(answerMemory(args, engineSilence), stopProfile(), h.Close(ctx), <-served)
 }

@@ -79,7 +79,7 @@ func serveRoom(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Println(app.Address(multiserver.Device))
-	return answerMemory(args)
+	return answerMemory(args, silence)
 }
 
 func serveTCP(ctx context.Context, args []string) error {
@@ -97,7 +97,7 @@ func serveTCP(ctx context.Context, args []string) error {
 		}
 	}()
 	fmt.Println(ln.Addr())
-	return answerMemory(args)
+	return answerMemory(args, silence)
 }
 
 func waitForBytes(conn gonet.Conn) {
@@ -110,10 +110,14 @@ func waitForBytes(conn gonet.Conn) {
 	}
 }
 
-// answerMemory answers each line with the bytes of this process that are in memory, when that has become steady. If the
-// argument names a file, the memory is explained.
-func answerMemory(args []string) error {
+// silence is how long a server is left alone before its memory is looked at: a session's crew goes home in one or two seconds.
+const silence = 5 * time.Second
+
+// answerMemory answers each line with the bytes of this process that are in memory, when that has become steady after so long
+// a silence. If the argument names a file, the memory is explained.
+func answerMemory(args []string, silence time.Duration) error {
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		time.Sleep(silence)
 		n, err := residentWhenSteady()
 		if err != nil {
 			return err
@@ -128,13 +132,11 @@ func answerMemory(args []string) error {
 	return nil
 }
 
-// residentWhenSteady returns what is left when goroutines that wait for work have gone and garbage has been given back.
+// residentWhenSteady returns what is left when garbage has been given back.
 func residentWhenSteady() (int, error) {
-	time.Sleep(5 * time.Second) // a session's crew goes home in one or two
-	for range 3 {
-		runtime.GC() // shrinks stacks by half each time
+	for range 4 {
+		debug.FreeOSMemory() // shrinks stacks by half each time, and empties pools in two
 	}
-	debug.FreeOSMemory()
 	return residentOf("self")
 }
 

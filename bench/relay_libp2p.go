@@ -102,7 +102,7 @@ func serveLibp2pRelay(context.Context, []string) error {
 		return err
 	}
 	fmt.Printf("%s/p2p/%s\n", h.Addrs()[0], h.ID())
-	return errors.Join(answerMemory([]string{""}), r.Close(), h.Close())
+	return errors.Join(answerMemory([]string{""}, silence), r.Close(), h.Close())
 }
 
 // libp2pRelay is the relay with visitors and targets.

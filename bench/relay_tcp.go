@@ -72,7 +72,7 @@ func servePlainRelay(ctx context.Context, args []string) error {
 		}
 	}()
 	fmt.Println(ln.Addr())
-	return answerMemory([]string{""})
+	return answerMemory([]string{""}, silence)
 }
 
 // startHaproxy starts haproxy, which must be installed.
