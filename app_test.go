@@ -705,7 +705,7 @@ func dialRaw(t testing.TB, to *secretstack.App, name string) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	conn.Write(identity(t, name).Public().Bytes())
 	if _, err := io.ReadFull(conn, make([]byte, 32)); err != nil {
 		t.Fatal(err)

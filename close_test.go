@@ -114,7 +114,7 @@ func TestCloseEndsWithASilentPeer(t *testing.T) {
 			if err := bob.Close(context.Background()); err != nil {
 				t.Error(err)
 			}
-			if took := time.Since(began); took > 4*time.Second {
+			if took := time.Since(began); took > time.Minute {
 				t.Errorf("closing took %v", took)
 			}
 		})
@@ -148,7 +148,9 @@ func dialSecret(t testing.TB, to *secretstack.App, name string) net.Conn {
 // TestCloseCutsHandshakesOff: connections that have proved nothing do not hold it up.
 func TestCloseCutsHandshakesOff(t *testing.T) {
 	leakCheck(t)
-	bob := start(t, stackOf(t, secretstack.Options{}), quiet(t, "bob"))
+	cfg := quiet(t, "bob")
+	cfg.HandshakeTimeout = time.Hour
+	bob := start(t, stackOf(t, secretstack.Options{}), cfg)
 	_, port, _ := net.SplitHostPort(bob.Address("device")[len("net:") : len(bob.Address("device"))-len("~shs:")-44])
 	conn, err := net.Dial("tcp", "127.0.0.1:"+port)
 	if err != nil {
@@ -159,10 +161,10 @@ func TestCloseCutsHandshakesOff(t *testing.T) {
 	if err := bob.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > 4*time.Second {
-		t.Errorf("closing took %v, as long as a handshake may", took)
+	if took := time.Since(began); took > time.Minute {
+		t.Errorf("closing took %v", took)
 	}
-	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := conn.Read(make([]byte, 1)); errors.Is(err, context.DeadlineExceeded) || err == nil {
 		t.Errorf("the connection is open: %v", err)
 	}

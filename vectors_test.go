@@ -73,7 +73,7 @@ func find(t *testing.T, recordings []recording, name string) recording {
 func play(t *testing.T, r recording, bob *secretstack.App, trigger func(*secretstack.App, *secretstack.Peer)) {
 	conn := dialSecret(t, bob, "alice").(*multiserver.Conn)
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	eventually(t, "connected", func() bool { return len(bob.Peers()) == 1 })
 	peer := bob.Peers()[0]
 	answers := packetstream.NewReader(conn, 1<<20)

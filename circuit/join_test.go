@@ -18,6 +18,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/secretstack/secretstack/internal/testkit"
 )
 
 // duplex is what ends have: a connection with two halves.
@@ -213,9 +215,7 @@ func TestWhatAnEndSentBeforeItDiedArrives(t *testing.T) {
 	if _, err := j.b.Write([]byte("not read, which makes the end a reset")); err != nil {
 		t.Fatal(err)
 	}
-	for _, fromB := j.link.Traffic(); fromB == 0; _, fromB = j.link.Traffic() {
-		time.Sleep(time.Millisecond)
-	}
+	testkit.Eventually(t, "b's bytes are on their way", func() bool { _, fromB := j.link.Traffic(); return fromB > 0 })
 	read := make(chan []byte)
 	go func() {
 		got, _ := io.ReadAll(j.b)
@@ -224,9 +224,7 @@ func TestWhatAnEndSentBeforeItDiedArrives(t *testing.T) {
 	if _, err := j.a.Write(last); err != nil {
 		t.Fatal(err)
 	}
-	for fromA, _ := j.link.Traffic(); fromA < uint64(len(last)); fromA, _ = j.link.Traffic() {
-		time.Sleep(time.Millisecond)
-	}
+	testkit.Eventually(t, "all of a's bytes are on their way", func() bool { fromA, _ := j.link.Traffic(); return fromA >= uint64(len(last)) })
 	j.a.Close()
 	if got := <-read; !bytes.Equal(got, last) {
 		t.Errorf("got %d of %d bytes", len(got), len(last))

@@ -11,9 +11,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/secretstack/secretstack/internal/testkit"
 )
 
 // relayMode makes this test's program a hub that joins two connections, says what it cost, and ends.
@@ -189,18 +190,15 @@ func TestIdleLinksHoldNoPipes(t *testing.T) {
 		j.link.pool.Close()
 	}
 	const each = 4 // both ends of both connections
-	for descriptors(t) > before+links*each {
-		// A direction gives its pipe back some moments after the bytes have arrived.
-	}
+	// A direction gives its pipe back some moments after the bytes have arrived.
+	testkit.Eventually(t, "no pipe is held", func() bool { return descriptors(t) <= before+links*each })
 	for _, j := range all {
 		roundTrip(t, j)
 		j.a.Close()
 		j.b.Close()
 		<-j.link.Done()
 	}
-	for descriptors(t) > before {
-		// Closing takes some moments as well.
-	}
+	testkit.Eventually(t, "nothing is left", func() bool { return descriptors(t) <= before })
 }
 
 func TestALinkWithAPoolOfItsOwnLeavesNothing(t *testing.T) {
@@ -215,13 +213,7 @@ func TestALinkWithAPoolOfItsOwnLeavesNothing(t *testing.T) {
 		b.Close()
 		<-j.link.Done()
 	}
-	for range 10_000 {
-		if descriptors(t) <= before {
-			return
-		}
-		time.Sleep(time.Millisecond) // closing takes some moments
-	}
-	t.Errorf("%d descriptors are left", descriptors(t)-before)
+	testkit.Eventually(t, "nothing is left", func() bool { return descriptors(t) <= before })
 }
 
 func roundTrip(t *testing.T, j *joined) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/secretstack/secretstack/courier"
 	"github.com/secretstack/secretstack/hub"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/plugins/hubclient"
 )
@@ -159,7 +160,7 @@ func killWorld(t *testing.T) []*child {
 			check(t, os.RemoveAll(dir))
 		})
 	}
-	procs[0].Port = strconv.Itoa(int(freePort(t)))
+	procs[0].Port = strconv.Itoa(int(testkit.FreePort(t)))
 	hubID, err := keys.FromSeed(procs[0].Seed)
 	check(t, err)
 	for _, c := range procs[1:] {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/secretstack/secretstack/courier"
 	"github.com/secretstack/secretstack/hub"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/plugins/hubclient"
 	"github.com/secretstack/secretstack/secrez"
 )
@@ -320,21 +321,12 @@ func (c *cli) pin(ca string) {
 	c.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
 }
 
-func freePort(t *testing.T) uint16 {
-	t.Helper()
-	var lc net.ListenConfig
-	ln, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	check(t, err)
-	check(t, ln.Close())
-	return uint16(ln.Addr().(*net.TCPAddr).Port)
-}
-
 func TestSecrezCommandLinesTalkThroughOurCouriers(t *testing.T) {
 	h := newHub(t)
 	var people []*person
 	var clis []*cli
 	for range 2 {
-		port := freePort(t)
+		port := testkit.FreePort(t)
 		p := newPerson(t, "", func(c *courier.Config) { c.Secrez.Hub, c.Secrez.Port = hubURL(h), port })
 		c := newCLI(t, port)
 		ready := c.admin(map[string]any{"name": "ready"})

@@ -212,7 +212,7 @@ func TestDrainDoesNotWaitForEver(t *testing.T) {
 		t.Error(err)
 	}
 	<-ended // with whatever: it has ended
-	if took := time.Since(began); took > 20*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Errorf("it took %v", took)
 	}
 }

@@ -81,7 +81,7 @@ func (r *running) serve() {
 			return false
 		}
 		defer func() { _ = c.Close() }()
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 		_, _ = c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
 		n, _ := c.Read(make([]byte, 1))
 		return n == 1
@@ -99,7 +99,7 @@ func (r *running) end() {
 			r.t.Error(err)
 		}
 		r.done <- nil
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		r.t.Error("Serve does not return")
 	}
 }

@@ -20,7 +20,7 @@ import (
 
 const (
 	// patience bounds every wait for a JavaScript process.
-	patience = 20 * time.Second
+	patience = time.Minute
 	// installTime bounds `npm ci`.
 	installTime = 5 * time.Minute
 	minNode     = 18

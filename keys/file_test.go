@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -299,21 +300,23 @@ func TestLoadOrCreateDoesNotReplaceABadFile(t *testing.T) {
 func TestLoadOrCreateWaitsForAFileThatIsBeingWritten(t *testing.T) {
 	text := ssbKeysFile()
 	path := write(t, text[:100], 0o600)
-	done := make(chan error)
-	go func() {
-		time.Sleep(2 * readAgainAfter)
-		done <- os.WriteFile(path, []byte(text), 0o600)
-	}()
-	id, err := LoadOrCreate(path, FileOptions{})
-	if werr := <-done; werr != nil {
-		t.Fatal(werr)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !id.Public().Equal(identity(t, "alice").Public()) {
-		t.Errorf("got %v", id)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		done := make(chan error)
+		go func() {
+			time.Sleep(2*readAgainAfter + time.Millisecond)
+			done <- os.WriteFile(path, []byte(text), 0o600)
+		}()
+		id, err := LoadOrCreate(path, FileOptions{})
+		if werr := <-done; werr != nil {
+			t.Fatal(werr)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !id.Public().Equal(identity(t, "alice").Public()) {
+			t.Errorf("got %v", id)
+		}
+	})
 }
 
 const childPath = "KEYS_TEST_CHILD_PATH"

@@ -269,7 +269,7 @@ func noLeaks(t testing.TB) {
 	t.Helper()
 	t.Cleanup(func() {
 		var left string
-		for range 200 {
+		for range 6000 {
 			if left = ours(); left == "" {
 				return
 			}

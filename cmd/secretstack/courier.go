@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -191,18 +192,17 @@ func (o *courierOptions) takeSecrez(f courierFlags) error {
 	return nil
 }
 
-// freePort is a port of a host that nobody uses now, to be used from now on.
+// freePort is a port of a host that nobody uses now, to be used from now on: none of those that systems give to connections
+// which go out, because one of these might hold it whenever the courier starts again.
 func freePort(host string) string {
-	ln, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		return "0"
+	for range 100 {
+		port := strconv.Itoa(20_000 + rand.IntN(10_000))
+		if ln, err := net.Listen("tcp", net.JoinHostPort(host, port)); err == nil {
+			_ = ln.Close()
+			return port
+		}
 	}
-	defer func() { _ = ln.Close() }()
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	if err != nil {
-		return "0"
-	}
-	return port
+	return "0"
 }
 
 func (g *globals) loadOptions() (courierOptions, error) {

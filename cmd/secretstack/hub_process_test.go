@@ -23,6 +23,7 @@ import (
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub/native"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/plugins/hubclient"
@@ -206,8 +207,11 @@ func TestEveryAcknowledgedIDIsThereAfterKills(t *testing.T) {
 					var answer struct{ ID secrez.ID }
 					err = json.NewDecoder(res.Body).Decode(&answer)
 					_ = res.Body.Close()
-					if err != nil || res.StatusCode != http.StatusOK {
-						return
+					if err != nil {
+						return // killed
+					}
+					if res.StatusCode != http.StatusOK {
+						continue // not acknowledged
 					}
 					mu.Lock()
 					acknowledged[n] = answer.ID
@@ -215,12 +219,11 @@ func TestEveryAcknowledgedIDIsThereAfterKills(t *testing.T) {
 				}
 			})
 		}
-		for done := 0; done < round*manyIDs/2; {
-			time.Sleep(time.Millisecond)
+		testkit.Eventually(t, "half of the ids are acknowledged", func() bool {
 			mu.Lock()
-			done = len(acknowledged)
-			mu.Unlock()
-		}
+			defer mu.Unlock()
+			return len(acknowledged) >= round*manyIDs/2
+		})
 		p.signal(syscall.SIGKILL)
 		clients.Wait()
 	}
@@ -347,9 +350,9 @@ func TestSIGHUPReadsTheConfigurationAgain(t *testing.T) {
 		p.signal(syscall.SIGHUP)
 	}
 	rules("this is no TOML")
-	for !strings.Contains(p.errs.String(), "the configuration stays as it was") {
-		time.Sleep(time.Millisecond)
-	}
+	testkit.Eventually(t, "the hub complains", func() bool {
+		return strings.Contains(p.errs.String(), "the configuration stays as it was")
+	})
 	if !strings.Contains(p.errs.String(), "need a restart") || !strings.Contains(p.errs.String(), "Domain") {
 		t.Error("nobody is told that a domain needs a restart")
 	}

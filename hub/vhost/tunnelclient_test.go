@@ -94,7 +94,7 @@ func (c *tunnelClient) serve(remote net.Conn) (replace bool) {
 		_ = remote.Close()
 	}
 	_ = closeWrite(local)
-	_ = local.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = local.SetReadDeadline(time.Now().Add(time.Minute))
 	wg.Wait()
 	return !broken
 }

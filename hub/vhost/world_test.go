@@ -312,7 +312,7 @@ func checkLeaks(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() {
 		var left string
-		for range 100 {
+		for range 3000 {
 			if left = packageGoroutines(); left == "" {
 				return
 			}

@@ -5,6 +5,7 @@ package testkit
 import (
 	"crypto/sha256"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"runtime"
@@ -71,6 +72,21 @@ func FreeAddresses(tb testing.TB, n int) (addresses []string) {
 		addresses = append(addresses, ln.Addr().String())
 	}
 	return addresses
+}
+
+// FreePort is a port of 127.0.0.1 at which nobody listens, to be used more than once: none of those that systems give to
+// connections which go out, because one of these might hold it in between.
+func FreePort(tb testing.TB) uint16 {
+	tb.Helper()
+	for range 1000 {
+		port := 20_000 + rand.IntN(10_000)
+		if ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			_ = ln.Close()
+			return uint16(port)
+		}
+	}
+	tb.Fatal("no port is free")
+	return 0
 }
 
 // OwnHost is an address of this machine, on Linux one that no other process uses.

@@ -33,7 +33,7 @@ func listen(t *testing.T, entry in) multiserver.Listener {
 
 func dial(t *testing.T, part multiserver.Part) (net.Conn, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c, err := msnet.New(msnet.Options{}).Dial(ctx, part)
 	if err == nil {

@@ -131,7 +131,7 @@ func echoServer(t *testing.T) string {
 
 func dial(t *testing.T, opts onion.Options, text string) (net.Conn, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	return onion.New(opts).Dial(ctx, multiserver.ParseLoose(text)[0].Transport())
 }

@@ -229,7 +229,7 @@ func TestMistakesInTheEntryAreNamed(t *testing.T) {
 func TestDialWithoutAServerFailsAtOnce(t *testing.T) {
 	start := time.Now()
 	_, err := unix.New(unix.Options{}).Dial(t.Context(), multiserver.NewPart("unix", filepath.Join(folder(t), "socket")))
-	if !errors.Is(err, syscall.ENOENT) || time.Since(start) > 5*time.Second {
+	if !errors.Is(err, syscall.ENOENT) || time.Since(start) > time.Minute {
 		t.Error(err)
 	}
 }

@@ -334,24 +334,25 @@ func TestDefectC2FastCallersWaitForSlowTargets(t *testing.T) {
 
 // TestTunnelsEndWithTheRoom: they would go on for ever, and hold up Close.
 func TestTunnelsEndWithTheRoom(t *testing.T) {
-	leakCheck(t)
-	w := newWorld(t, room.Config{})
-	w.announced(t, "alice", target(echo))
-	s := open(t, w.guest(t, "bob"), ref(t, "alice"))
-	if err := s.Send(t.Context(), []byte("x")); err != nil {
-		t.Error(err)
-	}
-	wantRecv(t, s, "x")
-	began := time.Now()
-	if err := w.portal.Close(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if took := time.Since(began); took > 3*time.Second {
-		t.Errorf("closing took %v", took)
-	}
-	if got := refused(t, s); got != "the room is closing" {
-		t.Errorf("the caller is told %q", got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, room.Config{})
+		w.announced(t, "alice", target(echo))
+		s := open(t, w.guest(t, "bob"), ref(t, "alice"))
+		if err := s.Send(t.Context(), []byte("x")); err != nil {
+			t.Error(err)
+		}
+		wantRecv(t, s, "x")
+		began := time.Now()
+		if err := w.portal.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("closing took %v", took)
+		}
+		if got := refused(t, s); got != "the room is closing" {
+			t.Errorf("the caller is told %q", got)
+		}
+	})
 }
 
 // TestTunnelsGoToTheLatestSession: a peer that came back while its old connection hangs can be reached.
@@ -482,7 +483,7 @@ func (l *link) send(h packetstream.Header, body string) {
 func (l *link) next(h packetstream.Header) (packet, bool) {
 	var got packet
 	found := false
-	for range 1000 {
+	for range 12_000 {
 		l.mu.Lock()
 		if q := l.received[key(h)]; len(q) > 0 {
 			got, found = q[0], true

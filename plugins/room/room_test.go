@@ -401,27 +401,28 @@ func TestComingAndGoingAllTheTimeCostsLittle(t *testing.T) {
 
 // TestPresenceEndsWithTheApp: sources that would go on for ever do not hold up Close.
 func TestPresenceEndsWithTheApp(t *testing.T) {
-	leakCheck(t)
-	w := newWorld(t, room.Config{})
-	alice := w.guest(t, "alice")
-	endpoints := collect[[]string](t.Context(), alice, "tunnel.endpoints")
-	attendants := collect[attendantsEvent](t.Context(), alice, "room.attendants")
-	<-endpoints
-	<-attendants
-	began := time.Now()
-	if err := w.portal.Close(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if took := time.Since(began); took > 3*time.Second {
-		t.Errorf("closing took %v", took)
-	}
-	for range endpoints {
-	}
-	for range attendants {
-	}
-	if err := alice.Err(); err != nil && !errors.Is(err, io.EOF) {
-		t.Errorf("alice's connection ended with %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, room.Config{})
+		alice := w.guest(t, "alice")
+		endpoints := collect[[]string](t.Context(), alice, "tunnel.endpoints")
+		attendants := collect[attendantsEvent](t.Context(), alice, "room.attendants")
+		<-endpoints
+		<-attendants
+		began := time.Now()
+		if err := w.portal.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("closing took %v", took)
+		}
+		for range endpoints {
+		}
+		for range attendants {
+		}
+		if err := alice.Err(); err != nil && !errors.Is(err, io.EOF) {
+			t.Errorf("alice's connection ended with %v", err)
+		}
+	})
 }
 
 // address is the transport part of an app's address.
