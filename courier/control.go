@@ -7,12 +7,14 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/courier/card"
 	"github.com/secretstack/secretstack/courier/envelope"
 	"github.com/secretstack/secretstack/courier/store"
+	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
@@ -148,7 +150,7 @@ func (c *Courier) card(context.Context, muxrpc.None) (CardLinks, error) {
 			own.ID = h.ID
 		}
 		if h.ID == own.ID && !h.Key.IsZero() {
-			own.Places = append(own.Places, card.Place{Kind: card.Hub, Address: h.Address})
+			own.Places = append(own.Places, card.Place{Kind: card.Hub, Address: native.Ways(h.Address)})
 		}
 		if at, err := secrez.ParseContactURL(h.URL); err == nil && web.ID.IsZero() {
 			web = at
@@ -166,7 +168,7 @@ func (c *Courier) card(context.Context, muxrpc.None) (CardLinks, error) {
 		own.Places = append(own.Places, card.Place{Kind: card.URL, Address: web.String()})
 	}
 	for _, address := range c.addresses() {
-		if len(own.Places) < card.MaxPlaces && len(address) <= card.MaxAddress {
+		if !derived(address, own.Places) && len(own.Places) < card.MaxPlaces && len(address) <= card.MaxAddress {
 			own.Places = append(own.Places, card.Place{Kind: card.Peer, Address: address})
 		}
 	}
@@ -179,6 +181,19 @@ func (c *Courier) card(context.Context, muxrpc.None) (CardLinks, error) {
 		links.Web = card.WebLink(web.Hub, web.ID, signed)
 	}
 	return links, nil
+}
+
+// derived reports whether an address is a circuit through a hub that is among the places: whoever knows the hub and the
+// owner's key knows that way.
+func derived(address string, places []card.Place) bool {
+	return strings.HasPrefix(address, "circuit:") && slices.ContainsFunc(places, func(p card.Place) bool {
+		for _, hub := range multiserver.ParseLoose(p.Address) {
+			if key, ok := hub.Key(); ok && p.Kind == card.Hub && strings.Contains(address, key.Ref()) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 func (c *Courier) send(ctx context.Context, r sendRequest) (Message, error) {

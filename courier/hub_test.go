@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/courier"
+	"github.com/secretstack/secretstack/courier/card"
 	"github.com/secretstack/secretstack/hub"
 	"github.com/secretstack/secretstack/plugins/hubclient"
 )
@@ -30,6 +31,36 @@ func TestMessagesGoThroughAHub(t *testing.T) {
 	bob.waitText("hello")
 	bob.send("alice", "hello yourself")
 	alice.waitText("hello yourself")
+}
+
+func TestACardSaysEachWayOnce(t *testing.T) {
+	h := newHub(t)
+	way := hubAddress(h)
+	p := newPerson(t, "Alice", func(c *courier.Config) {
+		c.Hubs = []hubclient.Hub{{Address: way + ";" + strings.Replace(way, "net:", "ws://", 1)}}
+	})
+	p.atHub()
+	until(t, "the circuit's address", func() bool { return strings.Contains(p.run.App().Address("public"), "circuit:") })
+	links, err := p.ctl.Card(t.Context())
+	check(t, err)
+	c, err := card.Parse(links.Link)
+	check(t, err)
+	kinds := map[card.Kind]int{}
+	for _, place := range c.Places {
+		kinds[place.Kind]++
+		if place.Kind == card.Hub && place.Address != way || place.Kind == card.Peer && place.Address != p.address() {
+			t.Errorf("a place is %s", place.Address)
+		}
+	}
+	if kinds[card.Hub] != 1 || kinds[card.Peer] > 1 || kinds[card.URL] > 1 {
+		t.Errorf("places are %+v", c.Places)
+	}
+	bob := newPerson(t, "", func(c *courier.Config) { c.Hubs = []hubclient.Hub{{Address: way}} })
+	_, err = bob.ctl.AddContact(t.Context(), "alice", links.Link)
+	check(t, err)
+	p.knows(bob, "bob")
+	bob.send("alice", "by your card")
+	p.waitText("by your card")
 }
 
 func TestAContactIsAddedByItsIDAtTheHub(t *testing.T) {

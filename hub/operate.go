@@ -154,7 +154,7 @@ func (h *Hub) Disconnect(key keys.PublicKey) int {
 
 // InviteLink writes the code of an invitation as the link that a person gets.
 func (h *Hub) InviteLink(code string) string {
-	return native.Link{Address: strings.Join(h.Addresses(), ";"), Invite: code}.String()
+	return native.Link{Address: native.Ways(strings.Join(h.Addresses(), ";")), Invite: code}.String()
 }
 
 // Operator returns what the operator of the hub is served, for a listener of its own: metrics, health, an API and a page.

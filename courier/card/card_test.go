@@ -73,6 +73,27 @@ func TestACardTravelsAsALinkOfEitherForm(t *testing.T) {
 	}
 }
 
+// whole is the example's card as it was written when the owner's addresses still had his key.
+const whole = "secretstack:AYqI4910CfGV_VLbLTy6XXLKZwm_HZQSG_N0iAG0D29cAAABogDm8zUJN3ktNnJvLTN6DUFsaWNlIE3DvGxsZXIDAQBJbmV0Omh1Yi5leGFtcGxlLm9yZzo4NDMzfnNoczpnVGwzRHFoOUYxOVdvMVJtdzB4K3pNdU5pcEcwN2plaVhmWVBXNC9KczVRPQIAQ25ldDoxOTIuMC4yLjc6ODAwOH5zaHM6aW9qajNYUUo4Wlg5VXRzdFBMcGRjc3BuQ2I4ZGxCSWI4M1NJQWJRUGIxdz0DACFodHRwczovLzd5LTZyby0zei5odWIuZXhhbXBsZS5vcmfMhS4Ioc-Sp9U1uJ2v1tnBexO4UJmQaZ7Z9Eh4ied-hWuMDD8s4aAQ2oXcwXjU3vXFhfByoIHX5j-ndeNacKED"
+
+func TestTheOwnersKeyStandsOnACardOnce(t *testing.T) {
+	c, id := example(t)
+	signed := sign(t, c, id)
+	if n := bytes.Count(signed, []byte(id.Public().Base64())); n != 0 {
+		t.Errorf("it is there %d times more", n)
+	}
+	before, err := card.Parse(whole)
+	if err != nil || !reflect.DeepEqual(before.Places, c.Places) || len(card.Link(signed)) > len(whole)-60 {
+		t.Errorf("%+v, %v; the link has %d characters and had %d", before, err, len(card.Link(signed)), len(whole))
+	}
+	for _, address := range []string{"~shs:" + id.Public().Base64(), "net:h:1~x~shs:" + id.Public().Base64(), "net:h:1~noauth"} {
+		c.Places = []card.Place{{Kind: card.Peer, Address: address}}
+		if got, err := card.Decode(sign(t, c, id)); err != nil || got.Places[0].Address != address {
+			t.Errorf("%q becomes %+v, %v", address, got.Places, err)
+		}
+	}
+}
+
 func TestACardNeedsNothingButAKey(t *testing.T) {
 	id := identity(t, 1)
 	got, err := card.Decode(sign(t, card.Card{Key: id.Public(), Time: time.UnixMilli(0)}, id))

@@ -3,6 +3,8 @@ package native
 import (
 	"errors"
 	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/secretstack/secretstack/multiserver"
 )
@@ -18,6 +20,21 @@ const (
 	linkHost    = "hub"
 	longestLink = 4 << 10
 )
+
+// Ways shortens the addresses of a hub, joined with ";", for what people copy: it leaves out WebSockets without TLS on a
+// port that is among them by itself, because a hub's port speaks both.
+func Ways(addresses string) string {
+	all := multiserver.ParseLoose(addresses)
+	plain := map[string]bool{}
+	for _, a := range all {
+		plain[a.String()] = true
+	}
+	all = slices.DeleteFunc(all, func(a multiserver.Address) bool {
+		host, isWS := strings.CutPrefix(a.String(), "ws://")
+		return isWS && plain["net:"+strings.Replace(host, "/~", "~", 1)]
+	})
+	return multiserver.Join(all)
+}
 
 // ErrLink says that a text is no link to a hub.
 var ErrLink = errors.New("not a link to a hub, as in secretstack://hub?address=…&invite=…")

@@ -23,6 +23,22 @@ func TestLinksSurviveTheirText(t *testing.T) {
 	}
 }
 
+func TestWaysOfOneHubAreNotSaidTwice(t *testing.T) {
+	const key, other = "~shs:1b9KP8znF7A4i8wnSevBSK2ZabI/Re4bYF/Vh3hXasQ=", "~shs:1b9KP8znF7A4i8wnSevBSK2ZabI/Re4bYF/Vh3hXasR="
+	for given, want := range map[string]string{
+		"net:h:1" + key:                                             "net:h:1" + key,
+		"net:h:1" + key + ";ws://h:1" + key:                         "net:h:1" + key,
+		"ws://h:1/" + key + ";net:h:1" + key + ";net:i:1" + key:     "net:h:1" + key + ";net:i:1" + key,
+		"net:h:1" + key + ";ws://h:2" + key + ";wss://h" + key:      "net:h:1" + key + ";ws://h:2" + key + ";wss://h" + key,
+		"net:h:1" + key + ";ws://h:1" + other + ";ws://h:1/x" + key: "net:h:1" + key + ";ws://h:1" + other + ";ws://h:1/x" + key,
+		"": "",
+	} {
+		if got := native.Ways(given); got != want {
+			t.Errorf("%s becomes %s, not %s", given, got, want)
+		}
+	}
+}
+
 func TestWhatIsNoLinkIsSaidToBeNone(t *testing.T) {
 	for _, text := range []string{
 		"", hubAddress, "https://hub?address=x", "secretstack://other?address=x", "secretstack://hub", "secretstack://me@hub?address=x",
