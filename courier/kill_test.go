@@ -67,7 +67,7 @@ func runChild(text string) error {
 		select {}
 	}
 	cfg := hub.Config{Dir: c.Dir, Identity: id, Listen: []string{"127.0.0.1:" + c.Port}, TunnelAddress: "127.0.0.1", Logger: quiet}
-	cfg.Limits.Registry.MinFree = -1
+	cfg.Limits.Registry.MinFree, cfg.Limits.Registry.WriteTimeout = -1, time.Minute // a machine with much to do is no failing disk
 	h, err := hub.New(context.Background(), cfg)
 	if err != nil {
 		return err

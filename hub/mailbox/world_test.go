@@ -42,7 +42,8 @@ func testLogger() *slog.Logger {
 func registryConfig(tb testing.TB, dir string) registry.Config {
 	return registry.Config{
 		Dir: dir, Identity: identity(tb, "hub"), Logger: testLogger(),
-		Limits: registry.Limits{MinFree: -1, RetryMin: 50 * time.Millisecond, RetryMax: 200 * time.Millisecond},
+		// A machine with much to do is no failing disk.
+		Limits: registry.Limits{MinFree: -1, RetryMin: 50 * time.Millisecond, RetryMax: 200 * time.Millisecond, WriteTimeout: time.Minute},
 	}
 }
 

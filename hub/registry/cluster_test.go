@@ -48,6 +48,7 @@ func clusterOf(tb testing.TB, n int) *nodes {
 	ns := &nodes{tb: tb, all: make([]*Registry, n)}
 	for i := range n {
 		cfg := config(tb, tb.TempDir())
+		cfg.Limits.WriteTimeout = 5 * time.Second // what who is left alone waits in vain
 		cfg.Cluster = &Cluster{
 			Name: "test", Node: fmt.Sprintf("node-%d", i+1), Listen: addresses[i], Peers: addresses, TLS: nodeTLS(tb, c, i),
 		}

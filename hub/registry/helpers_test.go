@@ -32,7 +32,8 @@ func hubIdentity(tb testing.TB) *keys.Identity { return identity(tb, 1<<63) }
 func config(tb testing.TB, dir string) Config {
 	return Config{
 		Dir: dir, Identity: hubIdentity(tb), Logger: testLogger(),
-		Limits: Limits{MinFree: -1, RetryMin: 50 * time.Millisecond, RetryMax: 200 * time.Millisecond},
+		// A machine with much to do is no failing disk.
+		Limits: Limits{MinFree: -1, RetryMin: 50 * time.Millisecond, RetryMax: 200 * time.Millisecond, WriteTimeout: time.Minute},
 	}
 }
 

@@ -613,7 +613,7 @@ func TestCloseLeavesNoGoroutineOfOurs(t *testing.T) {
 	fill(t, r, 0, 50)
 	closed(t, r)
 	var left []string
-	for range 1000 {
+	for range 60_000 {
 		if left = goroutinesOfOurs(); len(left) == 0 {
 			return
 		}

@@ -183,7 +183,7 @@ func TestAHubThatIsNothingButARoomWillDo(t *testing.T) {
 }
 
 func TestErrorsSayWhoseFaultItIs(t *testing.T) {
-	hub := newTCPHub(t, "hub", circuits.Limits{Setup: 300 * time.Millisecond})
+	hub := newTCPHub(t, "hub", circuits.Limits{Setup: 3 * time.Second})
 	alice := newPerson(t, "alice", []*tcpHub{hub})
 	bob := newPerson(t, "bob", nil)
 	try := func(address string) error {
@@ -232,7 +232,7 @@ func TestErrorsSayWhoseFaultItIs(t *testing.T) {
 		hub.set(func() {
 			hub.connect = func(visitor keys.PublicKey, r native.ConnectRequest) (native.Connected, error) {
 				o, err := hub.table.Offer(visitor, r.Key)
-				return native.Connected{Key: r.Key, Token: o.Visitor, Lifetime: 1000}, err
+				return native.Connected{Key: r.Key, Token: o.Visitor, Lifetime: 30_000}, err
 			}
 		})
 		answered(t, try(hub.to(t, "alice")), circuit.Absent)
