@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -90,22 +89,6 @@ func (c *Config) setDefaults() error {
 	return nil
 }
 
-// rotations are what hubs are told about the owner's former identities, the latest first.
-func (c *Config) rotations() ([]*rotation.Statement, error) {
-	var all []*rotation.Statement
-	for _, former := range slices.Backward(c.Former) {
-		if former.Public().Equal(c.Identity.Public()) {
-			continue
-		}
-		s, err := rotation.New(former, c.Identity, c.Store.Now())
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, s)
-	}
-	return all, nil
-}
-
 // Courier is a running courier.
 type Courier struct {
 	cfg     Config
@@ -148,7 +131,7 @@ func (c *Courier) start(ctx context.Context) error {
 	if err := c.store.AdoptIdentity(ctx, c.cfg.Identity, c.cfg.Former); err != nil {
 		return err
 	}
-	rotations, err := c.cfg.rotations()
+	rotations, err := rotation.NewAll(c.cfg.Former, c.cfg.Identity, c.cfg.Store.Now())
 	if err != nil {
 		return err
 	}

@@ -123,9 +123,12 @@ func (h *Hub) target(p *secretstack.Peer, r native.ConnectRequest) (*session, er
 		return nil, refusal(native.Offline, "it is not here")
 	}
 	s := h.directory.courier(key)
+	_, given := h.registry.Heir(key)
 	switch {
 	case s != nil && s.offers().circuits:
 		return s, nil
+	case given && !known:
+		return nil, refusal(native.GivenUp, "that key was given up for another")
 	case s != nil, len(h.app.PeersOf(key)) > 0, known && h.pools.Pool(rec.ID) != nil:
 		return nil, refusal(native.NoCircuits, "it serves no circuits: it may be in the room")
 	case known:

@@ -225,3 +225,21 @@ func TestOfBothKeysAtOnceTheNewOneIsLeft(t *testing.T) {
 		}
 	}
 }
+
+func TestWhoAsksForAKeyThatWasGivenUpIsToldSo(t *testing.T) {
+	h := start(t, hub.Config{})
+	old := newCourier(t, "old", h, hubclient.Config{})
+	id := old.online(t).ID
+	if err := old.app.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	young := newCourier(t, "new", h, changed(t, "old", "new"))
+	young.online(t)
+	bob := connect(t, peer(t, "bob"), h.address())
+	_, err := call[native.Connected](t, bob, native.MethodConnect, native.ConnectRequest{Key: old.key()})
+	wantCode(t, err, native.GivenUp)
+	answer, err := call[native.Connected](t, bob, native.MethodConnect, native.ConnectRequest{ID: id})
+	if err != nil || !answer.Key.Equal(young.key()) {
+		t.Errorf("the id leads to %s, %v", answer.Key, err)
+	}
+}

@@ -22,6 +22,7 @@ import (
 	"github.com/secretstack/secretstack/courier/store"
 	"github.com/secretstack/secretstack/internal/sdnotify"
 	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/keys/rotation"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/plugins/hubclient"
@@ -263,6 +264,19 @@ func (g *globals) formerIdentities(ctx context.Context) ([]*keys.Identity, error
 		}
 		former = append(former, id)
 	}
+}
+
+// rotations are what hubs are told of the identities that an app's identity has replaced, if it is that of the folder:
+// without it the new one would get an id of its own, and the old one's would be lost.
+func (g *globals) rotations(ctx context.Context, cfg secretstack.Config) ([]*rotation.Statement, error) {
+	if cfg.Identity == nil || cfg.Dir != g.root {
+		return nil, nil
+	}
+	former, err := g.formerIdentities(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return rotation.NewAll(former, cfg.Identity, time.Now())
 }
 
 // announceCourier prints who and where the courier is, and what to type next.

@@ -17,6 +17,7 @@ import (
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
+	"github.com/secretstack/secretstack/plugins/hubclient"
 )
 
 // hubForms is the way out when --hub names no hub.
@@ -27,6 +28,15 @@ type namedHubs struct {
 	texts     []string              // an address with a key, or the link of an invitation, for each
 	addresses []multiserver.Address // the same, without invitations
 	secrez    string                // web address of a hub of Secrez, which has no key; empty: none
+}
+
+// hubs are the same for the plugin that stays at them.
+func (n namedHubs) hubs() []hubclient.Hub {
+	all := make([]hubclient.Hub, len(n.texts))
+	for i, text := range n.texts {
+		all[i].Address = text
+	}
+	return all
 }
 
 // findHubs finds hubs by what was given with --hub. One that is given by its web address, or by host and port, is asked for

@@ -57,11 +57,7 @@ A configuration file is JSON, of the shape of secret-stack 8 or 6. "plugins" lis
 }
 
 // shipped are the plugins that a configuration file can name.
-func shipped(hubs []string) map[string]func() secretstack.Plugin {
-	at := hubclient.Config{}
-	for _, address := range hubs {
-		at.Hubs = append(at.Hubs, hubclient.Hub{Address: address})
-	}
+func shipped(at hubclient.Config) map[string]func() secretstack.Plugin {
 	return map[string]func() secretstack.Plugin{
 		"room":      func() secretstack.Plugin { return room.Plugin(room.Config{}) },
 		"tunnel":    func() secretstack.Plugin { return tunnel.Plugin(tunnel.Config{}) },
@@ -70,7 +66,7 @@ func shipped(hubs []string) map[string]func() secretstack.Plugin {
 }
 
 func pluginNames() string {
-	return strings.Join(slices.Sorted(maps.Keys(shipped(nil))), ", ")
+	return strings.Join(slices.Sorted(maps.Keys(shipped(hubclient.Config{}))), ", ")
 }
 
 func serve(ctx context.Context, g *globals, f serveFlags) error {
@@ -78,28 +74,7 @@ func serve(ctx context.Context, g *globals, f serveFlags) error {
 	if err != nil {
 		return err
 	}
-	f.hubs = found.texts
-	settings, err := readSettings(f.config)
-	if err != nil {
-		return err
-	}
-	plugins, err := choosePlugins(settings, f.hubs)
-	if err != nil {
-		return err
-	}
-	cfg, err := g.configWith(ctx, settings)
-	if err != nil {
-		return err
-	}
-	if err := notToOneself(cfg.Identity, found.addresses); err != nil {
-		return err
-	}
-	cfg.Host, cfg.Port, cfg.Settings = f.host, int(f.port), settings
-	stack := secretstack.New(secretstack.Options{})
-	if err := stack.Use(append(plugins, transports())...); err != nil {
-		return err
-	}
-	app, err := stack.Start(ctx, cfg)
+	app, err := startServed(ctx, g, f, found)
 	if err != nil {
 		return err
 	}
@@ -108,6 +83,40 @@ func serve(ctx context.Context, g *globals, f serveFlags) error {
 		return errors.Join(err, app.Close(context.WithoutCancel(ctx)))
 	}
 	return waitAndClose(ctx, app)
+}
+
+// startServed starts the app, with the plugins and settings of the configuration file.
+func startServed(ctx context.Context, g *globals, f serveFlags, at namedHubs) (*secretstack.App, error) {
+	settings, err := readSettings(f.config)
+	if err != nil {
+		return nil, err
+	}
+	names, err := choosePlugins(settings, len(at.texts) > 0)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := g.configWith(ctx, settings)
+	if err != nil {
+		return nil, err
+	}
+	if err := notToOneself(cfg.Identity, at.addresses); err != nil {
+		return nil, err
+	}
+	hubs := hubclient.Config{Hubs: at.hubs()}
+	if hubs.Rotations, err = g.rotations(ctx, cfg); err != nil {
+		return nil, err
+	}
+	stack := secretstack.New(secretstack.Options{})
+	for _, name := range names {
+		if err := stack.Use(shipped(hubs)[name]()); err != nil {
+			return nil, err
+		}
+	}
+	if err := stack.Use(transports()); err != nil {
+		return nil, err
+	}
+	cfg.Host, cfg.Port, cfg.Settings = f.host, int(f.port), settings
+	return stack.Start(ctx, cfg)
 }
 
 // notToOneself refuses hubs that are the app itself: it would wait for itself for ever. Nil is an identity that is not known
@@ -188,8 +197,8 @@ func readSettings(path string) (secretstack.Settings, error) {
 	return settings, nil
 }
 
-// choosePlugins takes the list "plugins" out of the settings and makes the plugins in it.
-func choosePlugins(settings secretstack.Settings, hubs []string) ([]secretstack.Plugin, error) {
+// choosePlugins takes the list "plugins" out of the settings and adds what hubs need.
+func choosePlugins(settings secretstack.Settings, hubs bool) ([]string, error) {
 	names := []string{"tunnel"}
 	if listed, ok := settings["plugins"]; ok {
 		delete(settings, "plugins")
@@ -199,19 +208,16 @@ func choosePlugins(settings secretstack.Settings, hubs []string) ([]secretstack.
 		}
 	}
 	for _, needed := range []string{"hubclient", "tunnel"} { // the latter for hubs that are rooms and no more
-		if len(hubs) > 0 && !slices.Contains(names, needed) {
+		if hubs && !slices.Contains(names, needed) {
 			names = append(names, needed)
 		}
 	}
-	var plugins []secretstack.Plugin
 	for _, name := range names {
-		plugin, ok := shipped(hubs)[name]
-		if !ok {
+		if _, ok := shipped(hubclient.Config{})[name]; !ok {
 			return nil, usagef("there is no plugin %q; there are %s", name, pluginNames())
 		}
-		plugins = append(plugins, plugin())
 	}
-	return plugins, nil
+	return names, nil
 }
 
 func announcePeer(g *globals, app *secretstack.App, hubs []multiserver.Address) error {

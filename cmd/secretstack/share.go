@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -141,6 +142,36 @@ func runShare(ctx context.Context, g *globals, f shareFlags, what string) error 
 	return shareAlone(ctx, g, f, t)
 }
 
+// targetPatience is how long a service may take to take the connection by which share sees whether it runs.
+const targetPatience = 2 * time.Second
+
+// warn says that the service does not run, which it may later.
+func (t target) warn(ctx context.Context, g *globals) {
+	if t.taken(ctx) {
+		return
+	}
+	dialer := net.Dialer{Timeout: targetPatience}
+	conn, err := dialer.DialContext(ctx, t.network, t.address)
+	switch {
+	case err == nil:
+		_ = conn.Close()
+	case ctx.Err() == nil:
+		fmt.Fprintf(g.err, "nothing takes connections at %s now (%s); it is shared all the same\n", t, listenProblem(err))
+	}
+}
+
+// taken reports whether somebody has the port, without connecting: a service that takes one connection would be used up.
+func (t target) taken(ctx context.Context) bool {
+	if t.network != "tcp" {
+		return false
+	}
+	ln, err := new(net.ListenConfig).Listen(ctx, t.network, t.address)
+	if err == nil {
+		_ = ln.Close()
+	}
+	return errors.Is(err, syscall.EADDRINUSE)
+}
+
 // runningCourier connects to the courier that runs for the folder; it is nil when there is none.
 func (g *globals) runningCourier(ctx context.Context) (*courier.Client, error) {
 	if g.root == "" {
@@ -228,10 +259,11 @@ func startAtHubs(ctx context.Context, g *globals, hubs []string, web http.Handle
 	if err != nil {
 		return nil, err
 	}
-	at := hubclient.Config{Handler: web}
-	for _, address := range found.texts {
-		at.Hubs = append(at.Hubs, hubclient.Hub{Address: address})
+	rotations, err := g.rotations(ctx, cfg)
+	if err != nil {
+		return nil, err
 	}
+	at := hubclient.Config{Handler: web, Hubs: found.hubs(), Rotations: rotations}
 	cfg.Connections = &multiserver.Config{
 		Incoming: map[string][]multiserver.Incoming{"circuit": {{Scope: multiserver.Scopes{multiserver.Public}, Transform: "shs"}}},
 		Outgoing: dialAll(),
@@ -300,6 +332,7 @@ func (s *sharing) run(ctx context.Context, session muxrpc.Caller) error {
 		case err != nil:
 			return s.explain(err)
 		case e.Type == share.Shared:
+			s.target.warn(ctx, s.globals)
 			if err := s.announce(); err != nil {
 				return err
 			}
@@ -393,6 +426,7 @@ func shareHTTP(ctx context.Context, g *globals, f shareFlags, t target) error {
 	}
 	client, _ := secretstack.Find[*hubclient.Client](app)
 	awaitOnline(ctx, g, client)
+	t.warn(ctx, g)
 	if err := announceHTTP(g, t, client); err != nil {
 		return errors.Join(err, app.Close(context.WithoutCancel(ctx)))
 	}

@@ -289,12 +289,13 @@ func TestUnixSocketsAreSharedAndConnected(t *testing.T) {
 
 func TestPeopleReadWhatIsShared(t *testing.T) {
 	s := newSharer(t, echoService(t, "tcp", "127.0.0.1:0"), "--name", "web")
-	p := newProcess(t, "share", "3000", "--root", t.TempDir(), "--hub", s.hub.address, "--allow", "anyone")
-	if got := p.line(); got != "tcp 127.0.0.1:3000 is shared as 3000 with anyone who has the address\n" {
+	port := strings.TrimPrefix(echoService(t, "tcp", "127.0.0.1:0"), "127.0.0.1:")
+	p := newProcess(t, "share", port, "--root", t.TempDir(), "--hub", s.hub.address, "--allow", "anyone")
+	if got := p.line(); got != "tcp 127.0.0.1:"+port+" is shared as "+port+" with anyone who has the address\n" {
 		t.Errorf("it says %q", got)
 	}
 	for got := p.line(); got != "Ctrl-C ends it.\n"; got = p.line() {
-		if strings.Contains(got, "secretstack connect") && !strings.HasSuffix(got, "/3000' 3000\n") {
+		if strings.Contains(got, "secretstack connect") && !strings.Contains(got, "/"+port+"' ") {
 			t.Errorf("the next step is %q", got)
 		}
 	}
@@ -309,6 +310,54 @@ func TestPeopleReadWhatIsShared(t *testing.T) {
 	c.interrupt()
 	if text := c.errs.String(); text != "" {
 		t.Errorf("in a pipe it says %q", text)
+	}
+}
+
+// TestAServiceThatDoesNotRunIsSharedWithAWarning, and can be used once it runs.
+func TestAServiceThatDoesNotRunIsSharedWithAWarning(t *testing.T) {
+	socket := filepath.Join(shortDir(t), "later")
+	for _, what := range []string{"1", socket} {
+		s := newSharer(t, what, "--name", "later")
+		c := s.connect(t, s.address, "-")
+		if code := c.wait(); code != exitFailed || !strings.Contains(c.errs.String(), "the service itself does not run there") {
+			t.Errorf("%s: connect ended with %d: %q", what, code, c.errs.String())
+		}
+		if what == socket {
+			echoService(t, "unix", socket)
+			c := s.connect(t, s.address, "-")
+			_, _ = io.WriteString(c.in, "hello\n")
+			if got := c.line(); got != "HELLO\n" {
+				t.Errorf("got %q", got)
+			}
+		}
+		s.share.interrupt()
+		if text := s.share.errs.String(); !strings.HasPrefix(text, "nothing takes connections at ") || strings.Count(text, "\n") != 1 {
+			t.Errorf("%s: it says %q", what, text)
+		}
+	}
+}
+
+// TestSharingDoesNotUseUpAService that takes one connection and no more.
+func TestSharingDoesNotUseUpAService(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	s := newSharer(t, ln.Addr().String(), "--name", "once")
+	c := s.connect(t, s.address, "-")
+	first, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	_, _ = io.WriteString(c.in, "hello\n")
+	if got, err := bufio.NewReader(first).ReadString('\n'); got != "hello\n" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	s.share.interrupt()
+	if text := s.share.errs.String(); text != "" {
+		t.Errorf("it says %q", text)
 	}
 }
 
@@ -565,5 +614,63 @@ func TestWhoeverIsKilledTheOtherLearnsIt(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestAChangeOfKeysIsSaidToThoseWhoUseTheOldOne, who go on with the name of the contact.
+func TestAChangeOfKeysIsSaidToThoseWhoUseTheOldOne(t *testing.T) {
+	h := newTestHub(t)
+	alice, bob := newHome(t, "--name", "Alice", "--hub", h.address), newHome(t, "--name", "Bob", "--hub", h.address)
+	alice.do("contact", "add", "bob", bob.card())
+	bob.do("contact", "add", "alice", alice.card())
+	service := echoService(t, "tcp", "127.0.0.1:0")
+	shared := newProcess(t, "share", service, "--name", "web", "--json", "--root", alice.root)
+	shared.object()
+	c := newProcess(t, "connect", "alice/web", "0", "--root", bob.root)
+	local, _, _ := strings.Cut(c.line(), " ")
+	if got, err := speak(t, "tcp", local, "hello"); got != "HELLO" || err != nil {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	alice.stop()
+	if code := shared.wait(); code != exitFailed {
+		t.Errorf("share ended with %d", code)
+	}
+	alice.do("keys", "rotate")
+	alice.start()
+	alice.comesToItsHub()
+	if got, _ := speak(t, "tcp", local, "hello"); got != "" {
+		t.Errorf("got %q", got)
+	}
+	c.interrupt()
+	if text := c.errs.String(); !strings.Contains(text, "alice has changed its key") || !strings.Contains(text, "start this again") {
+		t.Errorf("it says %q", text)
+	}
+	newProcess(t, "share", service, "--name", "web", "--json", "--root", alice.root).object()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) { // until bob's courier has been told
+		r := bob.try("hello", "connect", "alice/web", "-")
+		if r.code == exitOK && r.out == "HELLO" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d, %q, %s", r.code, r.out, r.err)
+		}
+	}
+}
+
+// TestANewKeyKeepsTheIdWhateverRunsFirst: not only the courier tells the hub which key it has replaced.
+func TestANewKeyKeepsTheIdWhateverRunsFirst(t *testing.T) {
+	h := newTestHub(t)
+	root := t.TempDir()
+	serve := func() string {
+		p := newProcess(t, "serve", "--hub", h.address, "--host", "127.0.0.1", "--json", "--root", root)
+		defer p.interrupt()
+		return fmt.Sprint(p.object()["ids"])
+	}
+	before := serve()
+	if r := command(t, "", "keys", "rotate", "--root", root); r.code != exitOK {
+		t.Fatal(r.err)
+	}
+	if after := serve(); after != before || after == "[]" {
+		t.Errorf("the ids were %s and are %s", before, after)
 	}
 }

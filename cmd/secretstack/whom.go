@@ -227,6 +227,8 @@ func explainCircuit(err error, shown string) error {
 		return fmt.Errorf("nobody at %s is %s: has it ever been there? Its owner sees its hubs with 'secretstack status'", hub, shown)
 	case native.Offline:
 		return fmt.Errorf("%s is offline: its program does not run, or has no connection to %s", shown, hub)
+	case native.GivenUp:
+		return fmt.Errorf("%s has changed its key, and the old one leads nowhere: start this again with the name of the contact, whose new key your courier is told, or with a new address", shown)
 	case native.NoCircuits:
 		return fmt.Errorf("%s is at %s, but its program shares nothing", shown, hub)
 	case native.BadRequest, native.InviteNeeded, native.InviteBad:

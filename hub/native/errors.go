@@ -18,7 +18,7 @@ const (
 	BoxKey       Code = "box-key"       // the key is registered with another box half
 	Stale        Code = "stale"         // the reset is not for the current id: publishing tells which that is
 	Claim        Code = "claim"         // the id named is not the courier's here: publishing without one gives a new one
-	GivenUp      Code = "given-up"      // the courier's key was given up for another, which has its id
+	GivenUp      Code = "given-up"      // the key was given up for another, which has its id
 	Denied       Code = "denied"        // the hub does not take this courier
 	InviteNeeded Code = "invite-needed" // the hub asks for an invitation
 	InviteBad    Code = "invite-bad"    // the invitation is unknown, used up or expired

@@ -20,6 +20,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/secretstack/secretstack/keys"
@@ -59,6 +60,23 @@ func New(from, to *keys.Identity, when time.Time) (*Statement, error) {
 	b = append(b, from.Sign(b)...)
 	b = append(b, to.Sign(b)...)
 	return Parse(b)
+}
+
+// NewAll makes the statements by which an owner's former identities, the oldest first, are given up for the present one: the
+// latest first, as hubs want them. The present one among them is left out.
+func NewAll(former []*keys.Identity, present *keys.Identity, when time.Time) ([]*Statement, error) {
+	var all []*Statement
+	for _, from := range slices.Backward(former) {
+		if from.Public().Equal(present.Public()) {
+			continue
+		}
+		s, err := New(from, present, when)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
 }
 
 // Parse reads a statement and checks both signatures. Its error is [ErrStatement].

@@ -100,3 +100,11 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestAllFormerIdentitiesAreGivenUpForThePresentOne(t *testing.T) {
+	first, second, present := identity(t, 1), identity(t, 2), identity(t, 3)
+	all, err := rotation.NewAll([]*keys.Identity{first, present, second}, present, time.Now())
+	if err != nil || len(all) != 2 || !all[0].Old.Equal(second.Public()) || !all[1].Old.Equal(first.Public()) || !all[0].New.Equal(present.Public()) {
+		t.Errorf("%v, %v", all, err)
+	}
+}
