@@ -211,7 +211,7 @@ func (c *Conn) Close() error {
 	c.closing.Store(true)
 	// A Write that hangs keeps us from writing: closing the socket ends it, and
 	// the goodbye that hangs too.
-	hard := time.AfterFunc(c.closeTimeout, func() { abort(c.raw) })
+	hard := time.AfterFunc(c.closeTimeout, func() { Abort(c.raw) })
 	_ = c.raw.SetWriteDeadline(time.Now().Add(c.closeTimeout))
 	c.writing.take()
 	_ = c.goodbye()
@@ -227,7 +227,7 @@ func (c *Conn) Close() error {
 // Abort closes the connection at once, without a goodbye.
 func (c *Conn) Abort() error {
 	c.closing.Store(true)
-	abort(c.raw)
+	Abort(c.raw)
 	return nil
 }
 

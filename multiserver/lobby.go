@@ -37,7 +37,7 @@ func (l *lobby) enter(conn net.Conn) (place *list.Element) {
 	if n&(n-1) == 0 { // not a line for each
 		l.log.Warn("too many connections without a proven key", "limit", l.limit, "closed", n)
 	}
-	abort(oldest)
+	Abort(oldest)
 	return place
 }
 

@@ -40,7 +40,7 @@ func (n noAuth) Server(ctx context.Context, raw net.Conn) (*Conn, error) {
 
 func (n noAuth) conn(ctx context.Context, raw net.Conn, auth any) (*Conn, error) {
 	if ctx.Err() != nil {
-		abort(raw)
+		Abort(raw)
 		return nil, context.Cause(ctx)
 	}
 	return NewConn(ConnConfig{

@@ -56,7 +56,7 @@ func (s *secretHandshake) Client(ctx context.Context, raw net.Conn, part Part) (
 		cfg.Identity, err = keys.FromSeed(seed)
 	}
 	if err != nil {
-		abort(raw)
+		Abort(raw)
 		return nil, err
 	}
 	var session *shs.Session
@@ -98,7 +98,7 @@ func (s *secretHandshake) config() shs.Config {
 func handshake(ctx context.Context, raw net.Conn, run func() error) error {
 	stop := context.AfterFunc(ctx, func() {
 		if raw.SetDeadline(longAgo()) != nil {
-			abort(raw)
+			Abort(raw)
 		}
 	})
 	err := run()
@@ -106,7 +106,7 @@ func handshake(ctx context.Context, raw net.Conn, run func() error) error {
 		err = endedError(err, context.Cause(ctx))
 	}
 	if err != nil {
-		abort(raw)
+		Abort(raw)
 	}
 	return err
 }

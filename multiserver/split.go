@@ -203,7 +203,7 @@ func (s *Splitter) sort(raw net.Conn, place *list.Element) {
 		}
 	}
 	s.opts.Logger.Debug("connection refused", "remote", conn.RemoteAddr(), "err", err)
-	abort(conn)
+	Abort(conn)
 }
 
 // receive returns the connection to hand over and its kind. With an error, it
@@ -350,7 +350,7 @@ func (c *replayConn) PeerPart() Part { return PeerPart(c.Conn) }
 
 // Abort closes the connection underneath at once.
 func (c *replayConn) Abort() error {
-	abort(c.Conn)
+	Abort(c.Conn)
 	return nil
 }
 

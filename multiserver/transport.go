@@ -110,8 +110,8 @@ type aborter interface {
 	Abort() error
 }
 
-// abort closes a connection without a word to the peer.
-func abort(conn net.Conn) {
+// Abort closes a connection without a word to the peer, and without waiting for anything.
+func Abort(conn net.Conn) {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn() // TLS's own goodbye may wait
 	}

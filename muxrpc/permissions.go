@@ -1,6 +1,7 @@
 package muxrpc
 
 import (
+	"errors"
 	"slices"
 	"strings"
 )
@@ -84,7 +85,7 @@ func pathKeys(path []string) []string {
 // check is Permissions.Check for a path whose keys are known.
 func (s *permissionSet) check(path, keys []string) error {
 	if !s.all && !covers(s.allow, keys) {
-		return Errorf("method:%s is not in list of allowed methods", strings.Join(path, ","))
+		return Errorf("method:%s is "+denied, strings.Join(path, ","))
 	}
 	if covers(s.deny, keys) {
 		return Errorf("method:%s is on list of disallowed methods", strings.Join(path, ","))
@@ -103,4 +104,13 @@ func covers(set map[string]bool, keys []string) bool {
 		}
 	}
 	return false
+}
+
+// denied ends the message of every peer that does not let a method be called, or has none of that name: docs/PROTOCOL.md §4.4.
+const denied = "not in list of allowed methods"
+
+// IsDenied reports whether a peer has answered that it does not let us call a method, or has none of that name.
+func IsDenied(err error) bool {
+	remote, ok := errors.AsType[*RemoteError](err)
+	return ok && strings.HasSuffix(remote.Message, denied)
 }

@@ -244,7 +244,7 @@ func explainCall(err error, method string, kind muxrpc.CallType) error {
 		return nil // Ctrl-C is how one ends these
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("interrupted before %s was done", method)
-	case errors.As(err, &remote) && strings.HasSuffix(remote.Message, "not in list of allowed methods"):
+	case muxrpc.IsDenied(err):
 		return fmt.Errorf("the peer does not allow you to call %s", method)
 	case errors.As(err, &remote):
 		return fmt.Errorf("the peer answered: %s", remoteText(remote))

@@ -372,12 +372,11 @@ func (s *sharing) tell(live *liveLine, t *traffic, e share.Event) error {
 }
 
 func (s *sharing) explain(err error) error {
+	if muxrpc.IsDenied(err) {
+		return errors.New("your courier is too old to share: stop it, and start it again")
+	}
 	if remote, ok := errors.AsType[*muxrpc.RemoteError](err); ok {
-		text := remoteText(remote)
-		if strings.HasSuffix(text, "not in list of allowed methods") {
-			return errors.New("your courier is too old to share: stop it, and start it again")
-		}
-		return errors.New(text)
+		return errors.New(remoteText(remote))
 	}
 	return errors.New("it is not shared any more: the connection to your courier has ended")
 }

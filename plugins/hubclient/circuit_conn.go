@@ -26,7 +26,7 @@ func newCircuitConn(raw net.Conn, part multiserver.Part, onClose func()) *circui
 	c := &circuitConn{Conn: raw, part: part}
 	stop := circuit.Watch(raw, circuit.DefaultVanished, func() {
 		c.vanished.Store(true)
-		abort(raw)
+		multiserver.Abort(raw)
 	})
 	c.onClose = func() {
 		stop()
@@ -83,15 +83,6 @@ func (c *circuitConn) Close() error {
 // Abort closes the connection without waiting for anything.
 func (c *circuitConn) Abort() error {
 	c.once.Do(c.onClose)
-	abort(c.Conn)
+	multiserver.Abort(c.Conn)
 	return nil
-}
-
-// abort closes a connection without waiting for anything.
-func abort(conn net.Conn) {
-	if a, ok := conn.(interface{ Abort() error }); ok {
-		_ = a.Abort()
-		return
-	}
-	_ = conn.Close()
 }

@@ -115,7 +115,7 @@ func (cs *circuits) through(ctx context.Context, r route, mayTunnel bool) (net.C
 	request := native.ConnectRequest{Key: r.peer}
 	p, answer, err := ask[native.Connected](ctx, cs.c, r.key, r.hubAddress(), native.MethodConnect, request)
 	switch code := native.CodeOf(err); {
-	case mayTunnel && (code == native.NoCircuits || isDenied(err)):
+	case mayTunnel && (code == native.NoCircuits || muxrpc.IsDenied(err)):
 		return cs.tunnel(ctx, p, r)
 	case code != "" && code != native.Unknown:
 		cs.askWhere(ctx, p, r.peer)
@@ -135,15 +135,6 @@ func (cs *circuits) through(ctx context.Context, r route, mayTunnel bool) (net.C
 
 // oldTimeout is how long a hub may take to answer on a connection that was there before: it may be dead without a sign.
 const oldTimeout = 5 * time.Second
-
-// denied ends the message of every peer that does not let us call a method, or has none of that name. See
-// docs/PROTOCOL.md §4.4.
-const denied = "not in list of allowed methods"
-
-func isDenied(err error) bool {
-	remote, ok := errors.AsType[*muxrpc.RemoteError](err)
-	return ok && strings.HasSuffix(remote.Message, denied)
-}
 
 // askWhere asks a hub where else a peer may be.
 func (cs *circuits) askWhere(ctx context.Context, p *secretstack.Peer, peer keys.PublicKey) {
@@ -192,7 +183,7 @@ func (cs *circuits) enter(ctx context.Context, r route, t circuit.Token, patienc
 		return nil, err
 	}
 	if err := circuit.Enter(ctx, raw, t); err != nil {
-		abort(raw)
+		multiserver.Abort(raw)
 		return nil, err
 	}
 	return newCircuitConn(raw, r.part(), onClose), nil

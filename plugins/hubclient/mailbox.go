@@ -46,7 +46,7 @@ func (c *Client) Deposit(ctx context.Context, hub multiserver.Address, r native.
 		return native.Deposited{}, fmt.Errorf("hubclient: %s does not say which key the hub has", hub.Redacted())
 	}
 	_, kept, err := ask[native.Deposited](ctx, c, key, hub.String(), native.MethodDeposit, r)
-	if isDenied(err) {
+	if muxrpc.IsDenied(err) {
 		err = &native.Error{Code: native.NoMailbox, Text: "the hub keeps no mailboxes"}
 	}
 	return kept, err
@@ -96,7 +96,7 @@ func (c *Client) Mail(ctx context.Context, hub keys.PublicKey) iter.Seq[[]Mail] 
 // nextLook says when to look into a mailbox again that has been looked into, unless something comes before.
 func (h *hub) nextLook(err error, usual, pause time.Duration) (wait, next time.Duration) {
 	switch refusal, refused := errors.AsType[*native.Error](err); {
-	case err == nil, isDenied(err):
+	case err == nil, muxrpc.IsDenied(err):
 		return usual, h.c.cfg.RetryMin
 	case refused && refusal.RetryAfter > 0:
 		return refusal.RetryAfter, pause
@@ -195,7 +195,7 @@ func (h *hub) keepAllowed(ctx context.Context, p *secretstack.Peer) {
 		if wanted != nil {
 			err := h.tellAllowed(ctx, p, *wanted)
 			switch {
-			case isDenied(err):
+			case muxrpc.IsDenied(err):
 				return // it knows nothing of mailboxes
 			case err == nil:
 				pause = h.c.cfg.RetryMin

@@ -29,10 +29,6 @@ const (
 	longestName = 256
 )
 
-// denied ends the message of every peer that does not let us call a method, which is how one without the method shows
-// itself. See docs/PROTOCOL.md §4.4.
-const denied = "not in list of allowed methods"
-
 // room is a connection to a room.
 type room struct {
 	peer    *secretstack.Peer
@@ -66,7 +62,7 @@ func ask(ctx context.Context, p *secretstack.Peer) (name string, isRoom bool) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	answer, err := muxrpc.Call[any](ctx, p, "room.metadata")
-	if isDenied(err) {
+	if muxrpc.IsDenied(err) {
 		answer, err = muxrpc.Call[any](ctx, p, "tunnel.isRoom")
 	}
 	if err != nil {
@@ -78,11 +74,6 @@ func ask(ctx context.Context, p *secretstack.Peer) (name string, isRoom bool) {
 		name = strings.ToValidUTF8(name[:longestName], "")
 	}
 	return name, truthy(answer)
-}
-
-func isDenied(err error) bool {
-	remote, ok := errors.AsType[*muxrpc.RemoteError](err)
-	return ok && strings.HasSuffix(remote.Message, denied)
 }
 
 // truthy is what JavaScript makes of a value.
@@ -111,10 +102,10 @@ func (a *Attendant) attend(ctx context.Context, p *secretstack.Peer, name string
 	a.setup.Go(func(context.Context) { keepAlive(ctx, p) })
 	// Asking who is there announces us too.
 	err := a.followAttendants(ctx, r)
-	if isDenied(err) {
+	if muxrpc.IsDenied(err) {
 		err = a.followEndpoints(ctx, r)
 	}
-	if isDenied(err) {
+	if muxrpc.IsDenied(err) {
 		_, err = muxrpc.Call[muxrpc.None](ctx, p, "tunnel.announce")
 	}
 	if err != nil && ctx.Err() == nil {
