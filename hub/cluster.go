@@ -7,13 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/cluster"
 	"github.com/secretstack/secretstack/hub/cluster/credential"
 	"github.com/secretstack/secretstack/hub/registry"
@@ -76,6 +80,8 @@ type nodes struct {
 	identity *keys.Identity // this node's
 	links    net.Listener   // the node's, as soon as there is one
 	node     *cluster.Node
+
+	out, in atomic.Int64 // circuits across nodes: visitors, couriers that are here
 
 	telling sync.Mutex // puts what is told of one courier in order
 
@@ -218,6 +224,36 @@ func (h *Hub) Nodes() []cluster.Member {
 	return h.nodes.node.Members()
 }
 
+// clusterStatus tells how the nodes are doing; nil without a cluster.
+func (h *Hub) clusterStatus(stored *registry.ClusterStatus) *admin.Cluster {
+	if h.nodes.node == nil || stored == nil {
+		return nil
+	}
+	nodes := map[string]*admin.Node{}
+	for _, m := range h.Nodes() {
+		nodes[m.Node] = &admin.Node{
+			Name: m.Node, Self: m.Self, Seen: true, Refused: !m.Works, Release: m.Release, Couriers: m.Couriers, Peers: m.Peers,
+			Draining: m.Draining, Silent: m.Silent.Seconds(),
+		}
+	}
+	for _, r := range stored.Replicas {
+		n := nodes[r.Node]
+		if n == nil {
+			n = &admin.Node{Name: r.Node}
+			nodes[r.Node] = n
+		}
+		n.Holds, n.Current, n.Lag, n.Leads = true, r.Current, r.Lag, r.Node == stored.Leader
+	}
+	c := &admin.Cluster{
+		Name: stored.Name, Node: stored.Node, Alone: stored.Alone, CircuitsOut: int(h.nodes.out.Load()), CircuitsIn: int(h.nodes.in.Load()),
+		Traffic: admin.NodeTraffic(h.nodes.node.Stats()),
+	}
+	for _, name := range slices.Sorted(maps.Keys(nodes)) {
+		c.Nodes = append(c.Nodes, *nodes[name])
+	}
+	return c
+}
+
 func (h *Hub) load() cluster.Load {
 	return cluster.Load{Couriers: len(h.directory.published()), Peers: len(h.directory.all()), Draining: h.isDraining()}
 }
@@ -342,6 +378,8 @@ func (h *Hub) serveLink(ctx context.Context, _ keys.PublicKey, body []byte, acce
 	switch {
 	case err == nil && r.For == linkCircuit:
 		if conn, err := accept(nil); err == nil {
+			h.nodes.in.Add(1)
+			defer h.nodes.in.Add(-1)
 			h.circuits.Serve(conn)
 		}
 	case err == nil && r.For == linkHTTP:

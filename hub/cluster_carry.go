@@ -168,6 +168,8 @@ func (h *Hub) passOn(conn net.Conn, t circuit.Token, place cluster.Place) {
 	if tcp, ok := multiserver.TCPConn(conn); ok {
 		conn = tcp
 	}
+	h.nodes.out.Add(1)
+	defer h.nodes.out.Add(-1)
 	l := h.circuits.Limits()
 	joined := circuit.Join(conn, link, circuit.JoinConfig{Idle: l.Idle, Vanished: l.Vanished})
 	defer context.AfterFunc(ctx, func() { joined.Cut(errDraining) })()

@@ -43,6 +43,8 @@ type ControlStatus struct {
 	// Certificates are those that the hub uses, and Problems say which of them keep visitors away.
 	Certificates []admin.Certificate `json:"certificates,omitempty"`
 	Problems     []string            `json:"problems,omitempty"`
+	// Cluster is how the nodes are doing. Nil: the hub is alone.
+	Cluster *admin.Cluster `json:"cluster,omitempty"`
 }
 
 // control serves the owner of the data folder, over a socket that only he can reach.
@@ -72,6 +74,7 @@ func (h *Hub) controlStatus(context.Context, muxrpc.None) (ControlStatus, error)
 		Started: about.Started, Draining: now.Draining, Records: now.Registry.Records, Native: len(h.directory.published()),
 		Secrez: now.Pools, Peers: len(h.directory.all()), Requests: now.Requests, Tunnels: now.Tunnels,
 		Circuits: now.Circuits.Open, Free: now.Registry.Free, Certificates: now.Certificates, Problems: now.Problems,
+		Cluster: now.Cluster,
 	}
 	if at := h.operator.Load(); at != nil {
 		status.Admin = *at

@@ -68,6 +68,7 @@ func (h *Hub) Status() admin.Status {
 		Draining: h.isDraining(), Registry: h.registry.Status(), Pools: h.pools.Len(), Requests: h.vhost.Active(),
 		Circuits: h.circuits.Stats(), Tunnels: h.room.Tunnels(), Mailboxes: h.mailboxes.Stats(),
 	}
+	status.Cluster = h.clusterStatus(status.Registry.Cluster)
 	if p := h.port.Load(); p != nil {
 		status.Port = p.Stats()
 	}
@@ -157,21 +158,17 @@ func (h *Hub) InviteLink(code string) string {
 	return native.Link{Address: native.Ways(strings.Join(h.Addresses(), ";")), Invite: code}.String()
 }
 
-// Operator returns what the operator of the hub is served, for a listener of its own: metrics, health, an API and a page.
+// Operator returns what the operator of the hub is served, by [admin.NewServer] on a listener of its own: metrics, health, an API and a page.
 // It asks for the token in the file "admin-token" in the data folder, which is made when missing. Names are host names of
 // the listener; under others than those, localhost and the hub's domain it answers nothing.
-func (h *Hub) Operator(names ...string) (*http.Server, error) {
+func (h *Hub) Operator(names ...string) (http.Handler, error) {
 	token, err := admin.LoadToken(filepath.Join(h.cfg.Dir, tokenFile))
 	if err != nil {
 		return nil, err
 	}
-	handler, err := admin.New(admin.Config{
+	return admin.New(admin.Config{
 		Hub: h, Admission: h.admission, Observer: h.observer, Token: token, Names: names, Logger: h.log,
 	})
-	if err != nil {
-		return nil, err
-	}
-	return handler.NewServer(), nil
 }
 
 // OperatorAt says at which address what [Hub.Operator] returns is served. The owner of the data folder is told when he asks.

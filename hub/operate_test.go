@@ -30,7 +30,7 @@ func TestTheOperatorIsServedWithTheTokenOfTheDataFolder(t *testing.T) {
 		request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost"+path, nil)
 		request.Header.Set("Authorization", "Bearer "+token)
 		answer := httptest.NewRecorder()
-		operator.Handler.ServeHTTP(answer, request)
+		operator.ServeHTTP(answer, request)
 		return answer.Code, answer.Body.String()
 	}
 	if code, body := ask("/api/v1/couriers", strings.TrimSpace(string(token))); code != http.StatusOK || !strings.Contains(body, id) {
@@ -54,10 +54,10 @@ func TestTheOperatorIsServedWithTheTokenOfTheDataFolder(t *testing.T) {
 }
 
 // samples gives the metrics of a hub by what stands before their values.
-func samples(t *testing.T, operator *http.Server) map[string]float64 {
+func samples(t *testing.T, operator http.Handler) map[string]float64 {
 	t.Helper()
 	answer := httptest.NewRecorder()
-	operator.Handler.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost/metrics", nil))
+	operator.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost/metrics", nil))
 	all := map[string]float64{}
 	for line := range strings.Lines(answer.Body.String()) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")

@@ -20,6 +20,7 @@ import (
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub"
+	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/admission"
 	"github.com/secretstack/secretstack/hub/cert"
 	"github.com/secretstack/secretstack/hub/registry"
@@ -76,6 +77,9 @@ type daemon struct {
 	log      *slog.Logger
 	admin    net.Listener // nil: none
 	hub      *hub.Hub
+
+	front     admin.Front // answers on the admin listener
+	adminName string      // of the host of the admin listener
 }
 
 func runHub(ctx context.Context, g *globals, file string, given *pflag.FlagSet) (err error) {
@@ -104,12 +108,14 @@ func runHub(ctx context.Context, g *globals, file string, given *pflag.FlagSet) 
 		return err
 	}
 	defer endCertificates()
+	failed := make(chan error, 2)
+	defer d.serveAdmin(failed)()
 	if d.hub, err = hub.New(ctx, d.config); ctx.Err() != nil && err != nil {
 		return errInterrupted
 	} else if err != nil {
 		return explainHub(err)
 	}
-	return errors.Join(d.serve(ctx), d.hub.Close(context.WithoutCancel(ctx)))
+	return errors.Join(d.serve(ctx, failed), d.hub.Close(context.WithoutCancel(ctx)))
 }
 
 // place says where the hub's data are, and of which cluster it is a node.
@@ -136,7 +142,10 @@ func (d *daemon) identify(ctx context.Context) (err error) {
 	return checkFolder(d.config.Dir)
 }
 
-// waiting shows on a terminal what the log says elsewhere.
+// stillWaiting is how much more time systemd is asked for while a node waits for others.
+const stillWaiting = time.Minute
+
+// waiting shows on a terminal what the log says elsewhere, and tells whoever asks for the health.
 func (d *daemon) waiting() func(reached, of int) {
 	shown := ""
 	return func(reached, of int) {
@@ -145,6 +154,8 @@ func (d *daemon) waiting() func(reached, of int) {
 			fmt.Fprintln(d.g.err, text)
 		}
 		shown = text
+		d.front.Wait(text)
+		d.tell(sdnotify.Status(text), sdnotify.Extend(stillWaiting))
 	}
 }
 
@@ -180,14 +191,11 @@ func (d *daemon) listen(ctx context.Context) (end func(), err error) {
 }
 
 // serve runs the hub until it is told to stop.
-func (d *daemon) serve(ctx context.Context) error {
-	served := make(chan error, 2)
-	go func() { served <- d.hub.Serve(context.WithoutCancel(ctx)) }()
-	endAdmin, err := d.serveAdmin(served)
-	if err != nil {
+func (d *daemon) serve(ctx context.Context, failed chan error) error {
+	if err := d.openAdmin(); err != nil {
 		return err
 	}
-	defer endAdmin()
+	go func() { failed <- d.hub.Serve(context.WithoutCancel(ctx)) }()
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
@@ -197,7 +205,7 @@ func (d *daemon) serve(ctx context.Context) error {
 	d.tell(sdnotify.Ready)
 	for {
 		select {
-		case err := <-served:
+		case err := <-failed:
 			return err
 		case <-hangups:
 			d.reload()
@@ -263,27 +271,37 @@ func (d *daemon) reload() {
 	d.settings.Drain = settings.Drain
 }
 
-// serveAdmin serves the operator, if he wants that.
-func (d *daemon) serveAdmin(failed chan<- error) (end func(), err error) {
+// serveAdmin serves the operator, if he wants that, from before the hub is open: it may wait for other nodes.
+func (d *daemon) serveAdmin(failed chan<- error) (end func()) {
 	if d.admin == nil {
-		return func() {}, nil
+		return func() {}
 	}
 	host, _, _ := net.SplitHostPort(d.settings.Admin) // config has looked at it
-	server, err := d.hub.Operator(host)
-	if err != nil {
-		return nil, err
-	}
+	server := admin.NewServer(&d.front, d.log)
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		d.log.Warn("the admin listener speaks no TLS: whoever is on the way can read the token", "admin", d.settings.Admin)
 	}
-	d.settings.Admin = d.admin.Addr().String()
-	d.hub.OperatorAt(d.settings.Admin)
+	d.settings.Admin, d.adminName = d.admin.Addr().String(), host
 	go func() {
 		if err := server.Serve(d.admin); !errors.Is(err, http.ErrServerClosed) {
 			failed <- fmt.Errorf("--admin: %w", err)
 		}
 	}()
-	return func() { _ = server.Close() }, nil
+	return func() { _ = server.Close() }
+}
+
+// openAdmin hands the admin listener over to the hub.
+func (d *daemon) openAdmin() error {
+	if d.admin == nil {
+		return nil
+	}
+	operator, err := d.hub.Operator(d.adminName)
+	if err != nil {
+		return err
+	}
+	d.hub.OperatorAt(d.settings.Admin)
+	d.front.Open(operator)
+	return nil
 }
 
 // certificates gives the hub its certificates, from files or from an authority.

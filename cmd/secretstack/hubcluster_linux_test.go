@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,6 +119,34 @@ func (p *process) says(text string) {
 	}
 }
 
+// health waits until the health of the third node is as wanted: ready, or not for a reason.
+func (c *cluster) health(admin, reason string) {
+	c.t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		r := command(c.t, "", "hub", "health", "--admin", admin)
+		if reason == "" && r.code == exitOK || reason != "" && r.code == exitFailed && strings.Contains(r.err, reason) {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("its health is %d, %s%s; wanted: %q", r.code, r.out, r.err, reason)
+		}
+	}
+}
+
+// status waits until the third node's status has some words.
+func (c *cluster) status(words ...string) {
+	c.t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		r := command(c.t, "", "hub", "status", "--root", filepath.Join(c.dir, "three"))
+		if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(r.out, word) }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("its status is %d, %s%s; wanted: %q", r.code, r.out, r.err, words)
+		}
+	}
+}
+
 // register registers with a node by the v1 API until it is acknowledged, as couriers do.
 func (p *hubProcess) register(id *keys.Identity) (given secrez.ID) {
 	p.t.Helper()
@@ -159,8 +189,14 @@ func (p *hubProcess) whois(id *keys.Identity) secrez.ID {
 // TestThreeProcessesAreOneHub as the manual says, started one after the other.
 func TestThreeProcessesAreOneHub(t *testing.T) {
 	c := newCluster(t)
-	first := c.launch(2)
+	admin := net.JoinHostPort(ownHost(), "8434")
+	first := c.launch(2, "--admin", admin)
 	first.says("reached=1 of=3")
+	// Whoever watches over processes must see that it lives, and what it waits for.
+	if status, err := getJSON(http.DefaultClient, "http://"+admin+"/healthz", &map[string]any{}); err != nil || status != http.StatusOK {
+		t.Errorf("a node that waits is not alive: %d, %v", status, err)
+	}
+	c.health(admin, "waiting for the other nodes: ")
 	c.start(1, 0)
 	c.nodes[2] = attend(t, first, ownHost())
 	alice, bob := someone(t, 1), someone(t, 2)
@@ -176,6 +212,16 @@ func TestThreeProcessesAreOneHub(t *testing.T) {
 	c.start(0)
 	if got := c.nodes[0].whois(bob); got != other {
 		t.Errorf("the node that was away takes bob for %v, and he is %v", got, other)
+	}
+	c.health(admin, "")
+	c.status("hub-1  ", "hub-2  ", "hub-3  ", "this one", "leads")
+
+	c.nodes[0].signal(syscall.SIGKILL)
+	c.nodes[1].signal(syscall.SIGKILL)
+	c.health(admin, "not ready, serving what it knows: this node is cut off from the majority of nodes")
+	c.status("cut off from the majority", "away", "problem")
+	if got := c.nodes[2].whois(bob); got != other {
+		t.Errorf("the node that is left alone takes bob for %v, and he is %v", got, other)
 	}
 }
 

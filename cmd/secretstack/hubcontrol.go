@@ -19,6 +19,7 @@ import (
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub"
+	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/admission"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/multiserver"
@@ -106,6 +107,11 @@ func newHubStatus(g *globals) *cobra.Command {
 			line("peers", s.Peers)
 			line("running", fmt.Sprintf("%d requests, %d tunnels, %d circuits", s.Requests, s.Tunnels, s.Circuits))
 			line("since", s.Started.Local().Format(time.DateTime))
+			if s.Cluster != nil {
+				line("cluster", clusterWords(s.Cluster))
+				line("nodes", strings.Join(nodeLines(s.Cluster.Nodes), "\n           "))
+				line("across", fmt.Sprintf("%d circuits of visitors here, %d of couriers here", s.Cluster.CircuitsOut, s.Cluster.CircuitsIn))
+			}
 			if s.Draining {
 				line("draining", "yes")
 			}
@@ -115,6 +121,35 @@ func newHubStatus(g *globals) *cobra.Command {
 			return nil
 		},
 	}
+}
+
+func clusterWords(c *admin.Cluster) string {
+	if c.Alone {
+		return c.Name + ", cut off from the majority: what is known is served, nothing is written"
+	}
+	return c.Name
+}
+
+// nodeLines tells of each node what it does, how much, and how far behind it is.
+func nodeLines(nodes []admin.Node) (lines []string) {
+	widest := 0
+	for _, n := range nodes {
+		widest = max(widest, len(n.Name))
+	}
+	for _, n := range nodes {
+		words := []string{n.State()}
+		if n.Self {
+			words = append(words, "this one")
+		}
+		if n.Seen {
+			words = append(words, counted(n.Couriers, "courier"), counted(n.Peers, "peer"))
+		}
+		if n.Lag > 0 {
+			words = append(words, counted(int(n.Lag), "write")+" behind")
+		}
+		lines = append(lines, fmt.Sprintf("%-*s  %s", widest, printable(n.Name), strings.Join(words, ", ")))
+	}
+	return lines
 }
 
 func newHubBackup(g *globals) *cobra.Command {

@@ -82,6 +82,7 @@ func hubHealth(ctx context.Context, g *globals, address string) error {
 	defer func() { _ = response.Body.Close() }()
 	var health struct {
 		Ready   bool     `json:"ready"`
+		Serving bool     `json:"serving"`
 		Reasons []string `json:"reasons"`
 	}
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxHealth))
@@ -94,6 +95,8 @@ func hubHealth(ctx context.Context, g *globals, address string) error {
 		}
 	}
 	switch {
+	case !health.Ready && health.Serving:
+		return fmt.Errorf("not ready, serving what it knows: %s", printable(strings.Join(health.Reasons, "; ")))
 	case !health.Ready:
 		return fmt.Errorf("not ready: %s", printable(strings.Join(health.Reasons, "; ")))
 	case !g.json:

@@ -22,7 +22,8 @@ func answering(t *testing.T, status int, body string) string {
 }
 
 func TestHubHealthEndsAsTheHubIs(t *testing.T) {
-	const ready, not = `{"ready":true,"reasons":[]}`, `{"ready":false,"reasons":["the disk is full","it drains\u001b[2J"]}`
+	const ready, not = `{"ready":true,"serving":true,"reasons":[]}`, `{"ready":false,"serving":false,"reasons":["the disk is full","it drains\u001b[2J"]}`
+	const cut = `{"ready":false,"serving":true,"reasons":["alone"]}`
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
 	for name, c := range map[string]struct {
@@ -35,6 +36,7 @@ func TestHubHealthEndsAsTheHubIs(t *testing.T) {
 		"ready, as JSON":   {answering(t, 200, ready), []string{"--json"}, exitOK, ready, ""},
 		"not ready":        {answering(t, 503, not), nil, exitFailed, "", `not ready: the disk is full; it drains\x1b[2J`},
 		"not ready either": {answering(t, 503, not), []string{"--json"}, exitFailed, not, "not ready"},
+		"cut off":          {answering(t, 503, cut), nil, exitFailed, "", "not ready, serving what it knows: alone"},
 		"another server":   {answering(t, 200, "hello"), nil, exitFailed, "", "not the admin listener"},
 		"nobody":           {strings.TrimPrefix(gone.URL, "http://"), nil, exitFailed, "", "is it running with --admin?"},
 		"no address":       {"here", nil, exitUsage, "", "--admin takes an address such as 127.0.0.1:8434"},

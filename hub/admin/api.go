@@ -87,6 +87,7 @@ type statusJSON struct {
 	Tunnels      int               `json:"tunnels"`
 	Envelopes    int               `json:"envelopes"`
 	Limits       map[string]string `json:"limits"`
+	Cluster      *Cluster          `json:"cluster,omitempty"`
 }
 
 type registryJSON struct {
@@ -123,6 +124,7 @@ func (h *Handler) apiStatus(*http.Request) (any, error) {
 		Tunnels:      st.Tunnels,
 		Envelopes:    st.Mailboxes.Mail.Count + st.Mailboxes.Requests.Count,
 		Limits:       map[string]string{},
+		Cluster:      st.Cluster,
 	}
 	if st.Registry.Free >= 0 {
 		answer.Registry.Free = &st.Registry.Free

@@ -30,6 +30,10 @@ type collector struct {
 	certificate                                 *prometheus.Desc
 	rules, invites, members, limited, evicted   *prometheus.Desc
 	mailboxes, envelopes, mailBytes, mailEvents *prometheus.Desc
+	nodes, majority                             *prometheus.Desc
+	nodeCouriers, nodePeers, nodeSilent         *prometheus.Desc
+	replicaLag, replicaCurrent                  *prometheus.Desc
+	nodeCircuits, nodeQuestions, nodeLinks      *prometheus.Desc
 }
 
 func newCollector(hub Hub, a *admission.Admission) *collector {
@@ -37,39 +41,49 @@ func newCollector(hub Hub, a *admission.Admission) *collector {
 		return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
 	}
 	return &collector{
-		hub:           hub,
-		admission:     a,
-		ready:         desc("ready", "1 when /readyz says so."),
-		draining:      desc("draining", "1 when nobody new is taken."),
-		started:       desc("start_time_seconds", "When the hub began to serve, in seconds since 1970."),
-		couriers:      desc("couriers", "Couriers that are online, by kind.", "kind"),
-		pools:         desc("pools", "Couriers that have a port for raw tunnel sockets."),
-		sockets:       desc("pool_sockets", "Raw tunnel sockets of all pools."),
-		waiting:       desc("http_waiting", "Visitors that wait for a courier's connection."),
-		requests:      desc("http_exchanges_active", "HTTP exchanges with couriers under way."),
-		unproved:      desc("unproved_connections", "Open connections whose peers have proved no key; HTTP is among them."),
-		accepted:      desc("accepted_connections_total", "Connections to the port that were let in, whatever they speak."),
-		turnedAway:    desc("turned_away_connections_total", "Connections to the port that were closed, by reason.", "reason"),
-		circuits:      desc("circuits", "Circuits, by how far they are.", "state"),
-		circuitEvents: desc("circuits_total", "What has become of circuits.", "event"),
-		circuitBytes:  desc("circuit_bytes_total", "Bytes through circuits, in both directions."),
-		tunnels:       desc("tunnels", "Tunnels through the room."),
-		records:       desc("registry_records", "Keys that have an id."),
-		retired:       desc("registry_retired", "Ids that were given up."),
-		writes:        desc("registry_writes_total", "Writes to the registry's log."),
-		failures:      desc("registry_write_errors_total", "How often writing has failed, so that the engine was replaced."),
-		writable:      desc("registry_writable", "1 when registrations can be written."),
-		freeDisk:      desc("registry_free_bytes", "Bytes that may be written to the registry's disk."),
-		mailboxes:     desc("mailboxes", "Mailboxes in which something waits."),
-		envelopes:     desc("mailbox_envelopes", "Envelopes that wait, by box.", "box"),
-		mailBytes:     desc("mailbox_bytes", "Bytes of envelopes that wait, by box.", "box"),
-		mailEvents:    desc("mailbox_events_total", "What has become of envelopes.", "event"),
-		rules:         desc("rules", "Allow and deny rules."),
-		invites:       desc("invites", "Invites, with those that are kept for the sake of their members."),
-		members:       desc("members", "Keys that have redeemed an invite."),
-		limited:       desc("rate_limited_total", "Refusals because of a rate, by what there was too much of.", "kind"),
-		evicted:       desc("rate_buckets_evicted_total", "Rates forgotten early, because too many addresses or keys were active."),
-		certificate:   desc("certificate_expiry_timestamp_seconds", "When a certificate runs out, in seconds since 1970; 0: there is none.", "name"),
+		hub:            hub,
+		admission:      a,
+		ready:          desc("ready", "1 when /readyz says so."),
+		draining:       desc("draining", "1 when nobody new is taken."),
+		started:        desc("start_time_seconds", "When the hub began to serve, in seconds since 1970."),
+		couriers:       desc("couriers", "Couriers that are online, by kind.", "kind"),
+		pools:          desc("pools", "Couriers that have a port for raw tunnel sockets."),
+		sockets:        desc("pool_sockets", "Raw tunnel sockets of all pools."),
+		waiting:        desc("http_waiting", "Visitors that wait for a courier's connection."),
+		requests:       desc("http_exchanges_active", "HTTP exchanges with couriers under way."),
+		unproved:       desc("unproved_connections", "Open connections whose peers have proved no key; HTTP is among them."),
+		accepted:       desc("accepted_connections_total", "Connections to the port that were let in, whatever they speak."),
+		turnedAway:     desc("turned_away_connections_total", "Connections to the port that were closed, by reason.", "reason"),
+		circuits:       desc("circuits", "Circuits, by how far they are.", "state"),
+		circuitEvents:  desc("circuits_total", "What has become of circuits.", "event"),
+		circuitBytes:   desc("circuit_bytes_total", "Bytes through circuits, in both directions."),
+		tunnels:        desc("tunnels", "Tunnels through the room."),
+		records:        desc("registry_records", "Keys that have an id."),
+		retired:        desc("registry_retired", "Ids that were given up."),
+		writes:         desc("registry_writes_total", "Writes to the registry's log."),
+		failures:       desc("registry_write_errors_total", "How often writing has failed, so that the engine was replaced."),
+		writable:       desc("registry_writable", "1 when registrations can be written."),
+		freeDisk:       desc("registry_free_bytes", "Bytes that may be written to the registry's disk."),
+		mailboxes:      desc("mailboxes", "Mailboxes in which something waits."),
+		envelopes:      desc("mailbox_envelopes", "Envelopes that wait, by box.", "box"),
+		mailBytes:      desc("mailbox_bytes", "Bytes of envelopes that wait, by box.", "box"),
+		mailEvents:     desc("mailbox_events_total", "What has become of envelopes.", "event"),
+		rules:          desc("rules", "Allow and deny rules."),
+		invites:        desc("invites", "Invites, with those that are kept for the sake of their members."),
+		members:        desc("members", "Keys that have redeemed an invite."),
+		limited:        desc("rate_limited_total", "Refusals because of a rate, by what there was too much of.", "kind"),
+		evicted:        desc("rate_buckets_evicted_total", "Rates forgotten early, because too many addresses or keys were active."),
+		nodes:          desc("nodes", "Nodes that are connected, this one included."),
+		majority:       desc("nodes_majority", "1 when this node reaches the majority of nodes."),
+		nodeCouriers:   desc("node_couriers", "Couriers that are connected to a node, as it says.", "node"),
+		nodePeers:      desc("node_peers", "Connections with a proven key at a node, as it says.", "node"),
+		nodeSilent:     desc("node_silent_seconds", "How long a node has said nothing.", "node"),
+		replicaLag:     desc("replica_lag", "Writes to the registry that a node does not have yet.", "node"),
+		replicaCurrent: desc("replica_current", "1 when a node has all records, or nearly.", "node"),
+		nodeCircuits:   desc("node_circuits", "Open circuits across nodes: out, the visitor is here; in, the courier is.", "direction"),
+		nodeQuestions:  desc("node_questions_total", "Questions about couriers put to other nodes, by what came of them.", "result"),
+		nodeLinks:      desc("node_links_total", "Connections between nodes for what they carry.", "event"),
+		certificate:    desc("certificate_expiry_timestamp_seconds", "When a certificate runs out, in seconds since 1970; 0: there is none.", "name"),
 	}
 }
 
@@ -106,6 +120,9 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 	c.collectMailboxes(m, st.Mailboxes)
 	c.collectRegistry(m, st.Registry)
 	c.collectAdmission(m, c.admission.Stats())
+	if st.Cluster != nil {
+		c.collectNodes(m, st.Cluster)
+	}
 	for name, expires := range firstExpiry(st.Certificates) {
 		m.gauge(c.certificate, float64(max(expires.Unix(), 0)), name)
 	}
@@ -154,6 +171,33 @@ func (c *collector) collectRegistry(m sink, st registry.Status) {
 	if st.Free >= 0 {
 		m.gauge(c.freeDisk, float64(st.Free))
 	}
+}
+
+func (c *collector) collectNodes(m sink, st *Cluster) {
+	seen := 0
+	for _, n := range st.Nodes {
+		if n.Seen {
+			seen++
+			m.gauge(c.nodeCouriers, float64(n.Couriers), n.Name)
+			m.gauge(c.nodePeers, float64(n.Peers), n.Name)
+			m.gauge(c.nodeSilent, n.Silent, n.Name)
+		}
+		if n.Holds {
+			m.gauge(c.replicaLag, float64(n.Lag), n.Name)
+			m.gauge(c.replicaCurrent, flag(n.Current), n.Name)
+		}
+	}
+	m.gauge(c.nodes, float64(seen))
+	m.gauge(c.majority, flag(!st.Alone))
+	m.gauge(c.nodeCircuits, float64(st.CircuitsOut), "out")
+	m.gauge(c.nodeCircuits, float64(st.CircuitsIn), "in")
+	t := st.Traffic
+	m.count(c.nodeQuestions, float64(t.Asked-t.Offline-t.Unanswered), "answered")
+	m.count(c.nodeQuestions, float64(t.Offline), "offline")
+	m.count(c.nodeQuestions, float64(t.Unanswered), "failed")
+	m.count(c.nodeLinks, float64(t.LinksOpened), "opened")
+	m.count(c.nodeLinks, float64(t.LinksFailed), "failed")
+	m.count(c.nodeLinks, float64(t.LinksTaken), "taken")
 }
 
 func (c *collector) collectAdmission(m sink, st admission.Stats) {

@@ -26,6 +26,7 @@ func operating(t *testing.T) string {
 func TestTheOperatorsPageNamesEveryMetricAndNoOther(t *testing.T) {
 	w := newWorld(t)
 	w.hub.set(func(h *fakeHub) {
+		h.status.Cluster = threeNodes()
 		h.status.Certificates = []admin.Certificate{{Name: "hub.example.org", Expires: time.Unix(1, 0)}}
 	})
 	var there []string

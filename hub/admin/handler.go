@@ -67,7 +67,7 @@ func New(cfg Config) (*Handler, error) {
 		Timeout:             scrapeTimeout,
 		EnableOpenMetrics:   true,
 	}))
-	mux.HandleFunc("GET /healthz", h.healthz)
+	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", h.readyz)
 	h.mountPages(mux)
 	h.mountAPI(mux)
@@ -129,19 +129,6 @@ func refusing(e *apiError) http.Handler {
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.serve.ServeHTTP(w, r) }
-
-// NewServer makes a server for a listener of its own, with bounds for every wait. The caller gives it the listener and ends it.
-func (h *Handler) NewServer() *http.Server {
-	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      time.Minute,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(h.cfg.Logger.Handler(), slog.LevelDebug),
-	}
-}
 
 func writeJSON(w http.ResponseWriter, status int, answer any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")

@@ -5,7 +5,8 @@ import "net/http"
 // health is what /healthz and /readyz answer.
 type health struct {
 	Ready   bool     `json:"ready"`
-	Reasons []string `json:"reasons"` // why not
+	Serving bool     `json:"serving"` // what is known, although perhaps nothing can be written
+	Reasons []string `json:"reasons"` // why it is not ready
 }
 
 // reasons says why a hub should get no new connections. They are read by anybody who reaches the admin listener, so they
@@ -15,7 +16,10 @@ func (s Status) reasons() []string {
 	if s.Draining {
 		reasons = append(reasons, "the hub is about to end")
 	}
-	if s.Registry.Err != nil {
+	switch {
+	case s.Cluster != nil && s.Cluster.Alone:
+		reasons = append(reasons, "this node is cut off from the majority of nodes: it serves what it knows, and writes nothing")
+	case s.Registry.Err != nil:
 		reasons = append(reasons, "the registry cannot write; the log says why")
 	}
 	return append(reasons, s.Problems...)
@@ -23,11 +27,11 @@ func (s Status) reasons() []string {
 
 func (s Status) health() health {
 	reasons := s.reasons()
-	return health{len(reasons) == 0, reasons}
+	return health{len(reasons) == 0, !s.Draining, reasons}
 }
 
 // healthz answers as long as the process does.
-func (h *Handler) healthz(w http.ResponseWriter, _ *http.Request) {
+func healthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }
 

@@ -59,6 +59,9 @@ type Status struct {
 	// that ran out. What Draining and Registry say is not repeated here.
 	Problems []string
 
+	// Cluster is how the nodes are doing. Nil: the hub is alone.
+	Cluster *Cluster
+
 	Registry     registry.Status
 	Certificates []Certificate
 	Port         port.Stats

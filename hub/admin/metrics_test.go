@@ -190,7 +190,7 @@ func TestTwoHubsOfAProcessShareNoMetrics(t *testing.T) {
 
 func TestReadinessSaysWhatIsMissing(t *testing.T) {
 	w := newWorld(t)
-	const ready = `{"ready":true,"reasons":[]}`
+	const ready = `{"ready":true,"serving":true,"reasons":[]}`
 	if got := w.get(t, "/readyz"); got.Code != http.StatusOK || strings.TrimSpace(got.Body.String()) != ready {
 		t.Errorf("ready: %d %s", got.Code, got.Body)
 	}
@@ -200,7 +200,7 @@ func TestReadinessSaysWhatIsMissing(t *testing.T) {
 		h.status.Problems = []string{"the certificate ran out"}
 	})
 	got := w.get(t, "/readyz")
-	want := `{"ready":false,"reasons":["the hub is about to end",` +
+	want := `{"ready":false,"serving":false,"reasons":["the hub is about to end",` +
 		`"the registry cannot write; the log says why","the certificate ran out"]}`
 	if got.Code != http.StatusServiceUnavailable || strings.TrimSpace(got.Body.String()) != want {
 		t.Errorf("not ready: %d %s", got.Code, got.Body)

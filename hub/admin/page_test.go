@@ -3,6 +3,7 @@ package admin_test
 import (
 	"fmt"
 	"html"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -259,7 +260,7 @@ func TestTextsAreFixedWhateverTheAddressSays(t *testing.T) {
 }
 
 func TestTheServerBoundsEveryWait(t *testing.T) {
-	s := newWorld(t).NewServer()
+	s := admin.NewServer(newWorld(t), slog.New(slog.DiscardHandler))
 	if s.ReadHeaderTimeout <= 0 || s.ReadTimeout <= 0 || s.WriteTimeout <= 0 || s.IdleTimeout <= 0 || s.MaxHeaderBytes <= 0 {
 		t.Errorf("%s", fmt.Sprint(s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout, s.IdleTimeout, s.MaxHeaderBytes))
 	}

@@ -45,8 +45,8 @@ type answer struct {
 
 // Ask puts a question to a node that has a courier, and tells which that is. If several have it, one of them is asked. Its
 // error is ErrOffline at once when no node has it; ErrUnreachable, ErrVersion, ErrBusy, a [Refusal], or that of ctx.
-func (n *Node) Ask(ctx context.Context, key keys.PublicKey, body []byte) (Place, []byte, error) {
-	err := ErrUnreachable
+func (n *Node) Ask(ctx context.Context, key keys.PublicKey, body []byte) (_ Place, _ []byte, err error) {
+	defer func() { n.counts.question(err) }()
 	for range n.cfg.Limits.AskAttempts {
 		var a answer
 		if a, err = n.ask(ctx, key, body); err == nil {

@@ -37,7 +37,8 @@ type linkAnswer struct {
 
 // Dial opens a link to a node, which must take the request. A bare link carries what follows as it is, for ends that encrypt
 // by themselves; otherwise it is encrypted. Its error is ErrUnreachable, ErrVersion, ErrBusy, a [Refusal], or that of ctx.
-func (n *Node) Dial(ctx context.Context, to Place, body []byte, bare bool) (net.Conn, error) {
+func (n *Node) Dial(ctx context.Context, to Place, body []byte, bare bool) (_ net.Conn, err error) {
+	defer func() { n.counts.link(err) }()
 	if n.life.Err() != nil {
 		return nil, ErrClosed
 	}
@@ -206,6 +207,7 @@ func (l *incoming) answer(refusal error) (net.Conn, error) {
 		return nil, ErrClosed
 	}
 	l.taken = true
+	l.n.counts.taken.Add(1)
 	_ = l.raw.SetDeadline(time.Time{})
 	if l.bare {
 		return l.raw, nil

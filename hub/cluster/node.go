@@ -27,6 +27,7 @@ type Node struct {
 	links   chan struct{}  // a place for each link of another node
 	inbox   chan *nats.Msg // questions and hellos from the bus
 	ready   chan struct{}  // closed when the node is on the bus for the first time
+	counts  counts
 
 	mu        sync.Mutex
 	published map[[keys.PublicKeySize]byte]bool // guarded by mu

@@ -219,6 +219,9 @@ type ClusterStatus struct {
 	// Leader is the node that puts writes in their order. Empty: this node knows none, and nothing can be written here.
 	Leader string
 
+	// Alone says that no majority of nodes can be reached. What is known is served, and nothing is written.
+	Alone bool
+
 	// Replicas are the nodes that hold the records, as the leader says. It is from before when there is none.
 	Replicas []Replica
 
@@ -259,7 +262,7 @@ func (r *Registry) observe(n *run) {
 
 // observed takes over what is known of the cluster.
 func (r *Registry) observed(s ClusterStatus, err error) {
-	s.Name, s.Node = r.cfg.Cluster.Name, r.cfg.Cluster.Node
+	s.Name, s.Node, s.Alone = r.cfg.Cluster.Name, r.cfg.Cluster.Node, err != nil
 	r.mu.Lock()
 	before := r.alone
 	r.alone = err

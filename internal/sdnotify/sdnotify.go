@@ -21,6 +21,11 @@ const sendTimeout = time.Second
 // Status is a line about the service that systemctl status shows.
 func Status(line string) string { return "STATUS=" + strings.ReplaceAll(line, "\n", " ") }
 
+// Extend asks for more time to start, beyond what the service is given otherwise.
+func Extend(d time.Duration) string {
+	return fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds())
+}
+
 // Send tells the service manager the states, all at once. It does nothing if the environment names no manager.
 func Send(states ...string) error {
 	path := os.Getenv("NOTIFY_SOCKET")

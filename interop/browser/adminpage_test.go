@@ -17,6 +17,7 @@ import (
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub"
+	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/plugins/hubclient"
@@ -40,10 +41,11 @@ func newHub(t *testing.T) *operated {
 	}
 	served := make(chan error, 2)
 	go func() { served <- h.Serve(context.Background()) }()
-	operator, err := h.Operator()
+	handler, err := h.Operator()
 	if err != nil {
 		t.Fatal(err)
 	}
+	operator := admin.NewServer(handler, slog.New(slog.DiscardHandler))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,125 @@
+package admin_test
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/secretstack/secretstack/hub/admin"
+	"github.com/secretstack/secretstack/hub/registry"
+)
+
+// threeNodes are how the nodes of a cluster may be doing.
+func threeNodes() *admin.Cluster {
+	return &admin.Cluster{
+		Name: "eu", Node: "hub-1", CircuitsOut: 4, CircuitsIn: 5,
+		Nodes: []admin.Node{
+			{Name: "hub-1", Self: true, Seen: true, Release: "1.2.3", Couriers: 7, Peers: 9, Holds: true, Current: true},
+			{Name: "hub-2", Seen: true, Couriers: 1, Peers: 2, Silent: 0.5, Holds: true, Current: true, Leads: true},
+			{Name: "hub-3", Holds: true, Lag: 12},
+		},
+		Traffic: admin.NodeTraffic{Asked: 9, Offline: 3, Unanswered: 1, LinksOpened: 20, LinksFailed: 2, LinksTaken: 30},
+	}
+}
+
+func TestMetricsTellOfTheNodes(t *testing.T) {
+	w := newWorld(t)
+	if lines := w.scrape(t); slices.ContainsFunc(lines, func(line string) bool { return strings.Contains(line, "_hub_node") }) {
+		t.Error("a hub that is alone has nodes")
+	}
+	w.hub.set(func(h *fakeHub) { h.status.Cluster = threeNodes() })
+	lines := w.scrape(t)
+	for _, want := range []string{
+		`nodes 2`, `nodes_majority 1`, `node_couriers{node="hub-1"} 7`, `node_peers{node="hub-2"} 2`, `node_silent_seconds{node="hub-2"} 0.5`,
+		`replica_lag{node="hub-3"} 12`, `replica_current{node="hub-3"} 0`, `replica_current{node="hub-1"} 1`,
+		`node_circuits{direction="out"} 4`, `node_circuits{direction="in"} 5`,
+		`node_questions_total{result="answered"} 5`, `node_questions_total{result="offline"} 3`, `node_questions_total{result="failed"} 1`,
+		`node_links_total{event="opened"} 20`, `node_links_total{event="failed"} 2`, `node_links_total{event="taken"} 30`,
+	} {
+		if !slices.Contains(lines, "secretstack_hub_"+want) {
+			t.Errorf("there is no %s", want)
+		}
+	}
+	if slices.ContainsFunc(lines, func(line string) bool { return strings.Contains(line, `node_couriers{node="hub-3"}`) }) {
+		t.Error("a node that is away has a load")
+	}
+}
+
+func TestANodeThatIsCutOffSaysSoAndServes(t *testing.T) {
+	w := newWorld(t)
+	w.hub.set(func(h *fakeHub) {
+		h.status.Cluster = threeNodes()
+		h.status.Cluster.Alone = true
+		h.status.Registry.Err = registry.ErrUnavailable
+	})
+	got := w.get(t, "/readyz")
+	const want = `{"ready":false,"serving":true,"reasons":["this node is cut off from the majority of nodes: it serves what it knows, and writes nothing"]}`
+	if got.Code != http.StatusServiceUnavailable || strings.TrimSpace(got.Body.String()) != want {
+		t.Errorf("%d %s", got.Code, got.Body)
+	}
+	if lines := w.scrape(t); !slices.Contains(lines, "secretstack_hub_nodes_majority 0") {
+		t.Error("the metrics do not say so")
+	}
+}
+
+func TestTheStatusShowsTheNodes(t *testing.T) {
+	w := newWorld(t)
+	wantNotIn(t, w.login(t).page(t, "/status"), "Nodes of")
+	w.hub.set(func(h *fakeHub) { h.status.Cluster = threeNodes() })
+	page := w.login(t).page(t, "/status")
+	wantIn(t, page, "Nodes of eu", "hub-2", "this one", "leads", "away", ">12<", "4 of visitors here, 5 of couriers here")
+	var got struct{ Cluster *admin.Cluster }
+	w.call(t, http.MethodGet, "/api/v1/status", nil, http.StatusOK, &got)
+	if got.Cluster == nil || !slices.Equal(got.Cluster.Nodes, threeNodes().Nodes) || got.Cluster.Traffic != threeNodes().Traffic {
+		t.Errorf("the API tells %+v", got.Cluster)
+	}
+}
+
+func TestANodesStateIsInWords(t *testing.T) {
+	for want, n := range map[string]admin.Node{
+		"works":                     {Seen: true, Holds: true, Current: true},
+		"leads":                     {Seen: true, Holds: true, Current: true, Leads: true},
+		"catching up":               {Seen: true, Holds: true},
+		"draining":                  {Seen: true, Draining: true, Leads: true},
+		"away":                      {Holds: true, Leads: true},
+		"refused: its version does": {Seen: true, Refused: true},
+	} {
+		if got := n.State(); !strings.HasPrefix(got, want) {
+			t.Errorf("%+v: %s", n, got)
+		}
+	}
+}
+
+// TestAHubThatStartsAnswersItsOperator: it lives, is not ready, and says what it waits for.
+func TestAHubThatStartsAnswersItsOperator(t *testing.T) {
+	var f admin.Front
+	ask := func(path, host string) (int, string) {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+		r.Host = host
+		answer := httptest.NewRecorder()
+		f.ServeHTTP(answer, r)
+		return answer.Code, strings.TrimSpace(answer.Body.String())
+	}
+	if code, body := ask("/healthz", "127.0.0.1:8434"); code != http.StatusOK {
+		t.Errorf("it is dead: %d %s", code, body)
+	}
+	if code, body := ask("/readyz", "localhost"); code != http.StatusServiceUnavailable || body != `{"ready":false,"serving":false,"reasons":["the hub is starting"]}` {
+		t.Errorf("it is ready: %d %s", code, body)
+	}
+	f.Wait("waiting for the other nodes: 1 of 3 reached")
+	if code, body := ask("/readyz", "localhost"); code != http.StatusServiceUnavailable || !strings.Contains(body, "1 of 3 reached") {
+		t.Errorf("it does not say what it waits for: %d %s", code, body)
+	}
+	if code, _ := ask("/healthz", "evil.example.org"); code != http.StatusMisdirectedRequest {
+		t.Errorf("under somebody else's name: %d", code)
+	}
+	w := newWorld(t)
+	w.hub.set(func(h *fakeHub) { h.status.Registry.Err = errors.New("no") })
+	f.Open(w)
+	if code, body := ask("/readyz", "localhost"); code != http.StatusServiceUnavailable || strings.Contains(body, "starting") {
+		t.Errorf("the hub is not asked: %d %s", code, body)
+	}
+}
