@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/secretstack/secretstack/hub/cluster"
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/vhost"
+	"github.com/secretstack/secretstack/internal/netaddr"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 )
@@ -149,7 +149,7 @@ func (h *Hub) circuitElsewhere(conn net.Conn, t circuit.Token) bool {
 // passOn joins the visitor's connection with one to the node that has the circuit, which answers it.
 func (h *Hub) passOn(conn net.Conn, t circuit.Token, place cluster.Place) {
 	_ = conn.SetReadDeadline(time.Time{})
-	ctx, leave := h.visitors.enter(h.life, addrOfConn(conn)) // so that it is waited for, and ended with the hub
+	ctx, leave := h.visitors.enter(h.life, netaddr.Remote(conn)) // so that it is waited for, and ended with the hub
 	defer leave()
 	link, err := h.dialNode(ctx, place, linkRequest{For: linkCircuit}, true)
 	if err == nil {
@@ -174,14 +174,6 @@ func (h *Hub) passOn(conn net.Conn, t circuit.Token, place cluster.Place) {
 	joined := circuit.Join(conn, link, circuit.JoinConfig{Idle: l.Idle, Vanished: l.Vanished})
 	defer context.AfterFunc(ctx, func() { joined.Cut(errDraining) })()
 	_ = joined.Run()
-}
-
-func addrOfConn(conn net.Conn) netip.Addr {
-	at, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-	if err != nil {
-		return netip.Addr{}
-	}
-	return at.Addr().Unmap().WithZone("")
 }
 
 // remoteCourier is a courier at another node, as a [vhost.Courier].

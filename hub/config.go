@@ -17,6 +17,7 @@ import (
 	"github.com/secretstack/secretstack/hub/mailbox"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/vhost"
+	"github.com/secretstack/secretstack/internal/netaddr"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
 )
@@ -211,7 +212,7 @@ func (c Config) check() error {
 	if c.Dir == "" {
 		return wrong("Dir: a hub needs a folder for its data")
 	}
-	if c.Domain != "" && !isHostName(c.Domain) {
+	if c.Domain != "" && !netaddr.IsHostName(c.Domain) {
 		return wrong("Domain: %q is no host name such as hub.example.org", c.Domain)
 	}
 	if u, err := url.Parse(c.Landing); c.Landing != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
@@ -226,19 +227,4 @@ func (c Config) check() error {
 		}
 	}
 	return c.Cluster.check()
-}
-
-// isHostName reports whether s can stand below an id as the name of a hub.
-func isHostName(s string) bool {
-	const longest = 240 // an id and a dot come in front of it
-	if len(s) > longest || net.ParseIP(s) != nil {
-		return false
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" ||
-			strings.Trim(label, "-") != label {
-			return false
-		}
-	}
-	return true
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/registry/claim"
 	"github.com/secretstack/secretstack/hub/vhost"
+	"github.com/secretstack/secretstack/internal/netaddr"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/muxrpc/streamconn"
@@ -283,7 +284,7 @@ func addrOf(address string) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
-	return a.Unmap().WithZone("")
+	return netaddr.Plain(a)
 }
 
 // since is when the connection came.

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/secretstack/secretstack/internal/netaddr"
 )
 
 // cookieName names the session's cookie. It is not a __Host- cookie because the listener speaks plain HTTP where nobody else
@@ -103,10 +105,7 @@ func (h *Handler) cookie(r *http.Request, value string, age time.Duration) *http
 }
 
 // remote is the address that a request comes from. Proxies are not looked through: who stands behind one is throttled as one.
-func remote(r *http.Request) netip.Addr {
-	addr, _ := netip.ParseAddrPort(r.RemoteAddr)
-	return addr.Addr().Unmap()
-}
+func remote(r *http.Request) netip.Addr { return netaddr.Of(r.RemoteAddr) }
 
 // apiError is an answer that says no.
 type apiError struct {

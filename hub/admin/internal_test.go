@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/secretstack/secretstack/internal/netaddr"
 )
 
 func TestAThrottleForgetsAfterItsTime(t *testing.T) {
@@ -33,7 +35,7 @@ func TestAThrottleForgetsAfterItsTime(t *testing.T) {
 			t.Errorf("has to wait %v too late", wait)
 		}
 		th.failed(from)
-		if f := th.failures[network(from)]; f.count != 1 {
+		if f := th.failures[netaddr.Customer(from)]; f.count != 1 {
 			t.Errorf("counts go on from %d", f.count)
 		}
 	})
@@ -51,7 +53,7 @@ func TestAThrottleIsBounded(t *testing.T) {
 		if n := len(th.failures); n > maxThrottled {
 			t.Errorf("remembers %d", n)
 		}
-		if _, there := th.failures[network(first)]; there {
+		if _, there := th.failures[netaddr.Customer(first)]; there {
 			t.Error("the oldest is still there")
 		}
 		time.Sleep(throttleSpan)

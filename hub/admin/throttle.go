@@ -4,20 +4,21 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/secretstack/secretstack/internal/netaddr"
 )
 
 // Bounds on guessing the token.
 const (
-	maxFailures   = 10          // wrong tokens from one network within throttleSpan
-	throttleSpan  = time.Minute // from the first of them
-	maxThrottled  = 1024        // networks that are remembered
-	throttleBits6 = 64          // what one customer has of IPv6
+	maxFailures  = 10          // wrong tokens from one network within throttleSpan
+	throttleSpan = time.Minute // from the first of them
+	maxThrottled = 1024        // networks that are remembered
 )
 
 // throttle remembers from where wrong tokens came.
 type throttle struct {
 	mu       sync.Mutex
-	failures map[netip.Prefix]failures
+	failures map[netip.Addr]failures
 }
 
 type failures struct {
@@ -29,7 +30,7 @@ type failures struct {
 func (t *throttle) wait(from netip.Addr) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f := t.failures[network(from)]
+	f := t.failures[netaddr.Customer(from)]
 	if left := throttleSpan - time.Since(f.since); f.count >= maxFailures && left > 0 {
 		return left
 	}
@@ -41,9 +42,9 @@ func (t *throttle) failed(from netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.failures == nil {
-		t.failures = map[netip.Prefix]failures{}
+		t.failures = map[netip.Addr]failures{}
 	}
-	n := network(from)
+	n := netaddr.Customer(from)
 	f, known := t.failures[n]
 	if time.Since(f.since) >= throttleSpan {
 		f = failures{since: time.Now()}
@@ -57,7 +58,7 @@ func (t *throttle) failed(from netip.Addr) {
 
 // forget makes room: what is over goes, or else what began first.
 func (t *throttle) forget() {
-	var oldest netip.Prefix
+	var oldest netip.Addr
 	for n, f := range t.failures {
 		if time.Since(f.since) >= throttleSpan {
 			delete(t.failures, n)
@@ -68,13 +69,4 @@ func (t *throttle) forget() {
 	if len(t.failures) >= maxThrottled {
 		delete(t.failures, oldest)
 	}
-}
-
-func network(a netip.Addr) netip.Prefix {
-	a = a.Unmap().WithZone("")
-	bits := a.BitLen()
-	if a.Is6() {
-		bits = throttleBits6
-	}
-	return netip.PrefixFrom(a, bits).Masked()
 }

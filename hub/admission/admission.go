@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/secretstack/secretstack/internal/netaddr"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
 )
@@ -251,7 +252,7 @@ func (a *Admission) Connect(addr netip.Addr) error {
 
 // Network asks whether an address is welcome, and counts nothing. Its error is [ErrDenied].
 func (a *Admission) Network(addr netip.Addr) error {
-	addr = plain(addr)
+	addr = netaddr.Plain(addr)
 	a.mu.RLock()
 	v := a.lists.network(addr, a.cfg.Now)
 	a.mu.RUnlock()
@@ -329,7 +330,7 @@ func (a *Admission) look(addr netip.Addr, key keys.PublicKey, id secrez.ID) stan
 		ids[1] = a.cfg.IDOf(key)
 	}
 	array := key.Array()
-	addr = plain(addr)
+	addr = netaddr.Plain(addr)
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	return standing{
@@ -352,7 +353,7 @@ func (s standing) welcome() bool {
 // Allow counts one thing more for an address. Its error is a *[RateError]; then nothing is counted.
 func (a *Admission) Allow(kind Kind, addr netip.Addr) error {
 	limits := a.limits.Load()
-	addr = plain(addr)
+	addr = netaddr.Plain(addr)
 	if limits.free(addr) {
 		return nil
 	}
@@ -363,7 +364,7 @@ func (a *Admission) Allow(kind Kind, addr netip.Addr) error {
 // an address without limits, a key has none.
 func (a *Admission) AllowKey(kind Kind, addr netip.Addr, key keys.PublicKey) error {
 	limits := a.limits.Load()
-	addr = plain(addr)
+	addr = netaddr.Plain(addr)
 	if limits.free(addr) {
 		return nil
 	}

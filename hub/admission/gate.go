@@ -3,6 +3,8 @@ package admission
 import (
 	"net/netip"
 	"sync"
+
+	"github.com/secretstack/secretstack/internal/netaddr"
 )
 
 // Gate bounds how many connections there are at a time, in all and from one address. All its methods may be called
@@ -40,7 +42,7 @@ func (g *Gate) set(total, perAddress int, free func(netip.Addr) bool) {
 
 // Enter counts one more connection. Its error is [ErrFull] or [ErrCrowded]; then nothing is counted.
 func (g *Gate) Enter(addr netip.Addr) error {
-	addr = plain(addr)
+	addr = netaddr.Plain(addr)
 	who := block(addr)
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -59,7 +61,7 @@ func (g *Gate) Enter(addr netip.Addr) error {
 
 // Leave counts one connection less. It is called once for each Enter that had no error, with the same address.
 func (g *Gate) Leave(addr netip.Addr) {
-	who := block(plain(addr))
+	who := block(addr)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	n, ok := g.clients[who]

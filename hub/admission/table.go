@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/secretstack/secretstack/internal/netaddr"
 )
 
 const (
@@ -99,14 +101,5 @@ func (t *table[C]) place(set *[ways]slot[C], who C, now int64) *slot[C] {
 	return &set[least]
 }
 
-// plain is an address as it is compared: IPv4 as such, without a zone.
-func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
-
-// block is what a plain address is counted by: itself, or the /64 of an IPv6 address.
-func block(addr netip.Addr) [16]byte {
-	b := addr.As16()
-	if addr.Is6() {
-		clear(b[8:])
-	}
-	return b
-}
+// block is what an address is counted by.
+func block(addr netip.Addr) [16]byte { return netaddr.Customer(addr).As16() }

@@ -17,6 +17,8 @@ import (
 
 	"github.com/mholt/acmez/v3"
 	"github.com/mholt/acmez/v3/acme"
+
+	"github.com/secretstack/secretstack/internal/netaddr"
 )
 
 // LetsEncrypt is the directory of the authority that is asked unless another is configured.
@@ -159,11 +161,7 @@ func (opts *AutomaticOptions) check() error {
 
 // isHostname reports whether a name has the form of a host's, in lower case and with a dot in it.
 func isHostname(name string) bool {
-	labels := strings.Split(name, ".")
-	return len(labels) > 1 && len(name) <= 253 && !slices.ContainsFunc(labels, func(label string) bool {
-		return label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" ||
-			strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-")
-	})
+	return strings.Contains(name, ".") && netaddr.IsHostName(name)
 }
 
 func (a *Automatic) solvers(of []Challenge) map[string]acmez.Solver {

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+
+	"github.com/secretstack/secretstack/internal/netaddr"
 )
 
 var (
@@ -144,15 +146,8 @@ func (g *guests) stats() Stats {
 // group returns what an address counts as: one host has the last 64 bits of an IPv6 address to itself. Loopback does not
 // count.
 func group(addr netip.Addr) netip.Addr {
-	switch {
-	case !addr.IsValid() || addr.IsLoopback():
+	if !addr.IsValid() || addr.IsLoopback() {
 		return netip.Addr{}
-	case addr.Is6():
-		network, err := addr.WithZone("").Prefix(64)
-		if err != nil {
-			return netip.Addr{}
-		}
-		return network.Addr()
 	}
-	return addr
+	return netaddr.Customer(addr)
 }

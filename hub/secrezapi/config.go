@@ -14,6 +14,7 @@ import (
 
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/vhost"
+	"github.com/secretstack/secretstack/internal/netaddr"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
 )
@@ -195,7 +196,7 @@ func (c Config) check() error {
 	switch {
 	case c.Registry == nil:
 		return fmt.Errorf("%w: no registry", ErrConfig)
-	case c.Domain != "" && !isDomain(c.Domain):
+	case c.Domain != "" && !netaddr.IsHostName(c.Domain):
 		return fmt.Errorf("%w: the domain must be a host name without scheme and port", ErrConfig)
 	case c.Port < 0 || c.Port > 65535:
 		return fmt.Errorf("%w: no such port", ErrConfig)
@@ -217,24 +218,4 @@ func isAddress(s string) bool {
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }
 
-// isDomain reports whether s is a host name such as "hub.example.com".
-func isDomain(s string) bool {
-	const most = 240 // an id and a dot come in front of it
-	if len(s) > most {
-		return false
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-			return false
-		}
-	}
-	return true
-}
-
-func remoteAddr(r *http.Request) netip.Addr {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr().Unmap()
-}
+func remoteAddr(r *http.Request) netip.Addr { return netaddr.Of(r.RemoteAddr) }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/secretstack/secretstack/internal/netaddr"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -82,5 +83,5 @@ func namesThisMachine(name string) bool {
 		return ip.IsLoopback()
 	}
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	return isDomain(name) && (name == localDomain || strings.HasSuffix(name, "."+localDomain))
+	return netaddr.IsHostName(name) && (name == localDomain || strings.HasSuffix(name, "."+localDomain))
 }

@@ -5,6 +5,8 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"strings"
+
+	"github.com/secretstack/secretstack/internal/netaddr"
 )
 
 // rewrite makes the courier's request of the visitor's. The proxy has already taken off what is meant for one hop.
@@ -78,7 +80,7 @@ func (h *Handler) Visitor(r *http.Request) netip.Addr {
 // remote is the address at the other end of a visitor's connection, or the zero value.
 func remote(r *http.Request) netip.Addr {
 	if ap, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		return plain(ap.Addr())
+		return netaddr.Plain(ap.Addr())
 	}
 	return netip.Addr{}
 }
@@ -104,8 +106,8 @@ func (h *Handler) believed(values []string) string {
 		if err != nil {
 			return strings.Join(addresses[i+1:], ", ")
 		}
-		addresses[i] = plain(a).String()
-		if !h.trusts(plain(a)) {
+		addresses[i] = netaddr.Plain(a).String()
+		if !h.trusts(netaddr.Plain(a)) {
 			return strings.Join(addresses[i:], ", ")
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/secretstack/secretstack/internal/netaddr"
 )
 
 const (
@@ -97,7 +99,7 @@ func newPool(l net.Listener, cfg PoolConfig, remote netip.Addr, onEnd func(*Pool
 	p := &Pool{
 		cfg: cfg, log: cfg.Logger, listener: l, onEnd: onEnd,
 		changed: make(chan struct{}, 1), done: make(chan struct{}),
-		remote: plain(remote), burst: cfg.MaxSockets, refill: time.Now(),
+		remote: netaddr.Plain(remote), burst: cfg.MaxSockets, refill: time.Now(),
 	}
 	p.queue, p.wait = cfg.Queue, cfg.Wait
 	p.left, p.stood = p.socketLeft, p.wake
@@ -129,7 +131,7 @@ func (p *Pool) Register(remote netip.Addr) error {
 		p.mu.Unlock()
 		return ErrClosed
 	}
-	p.remote = plain(remote)
+	p.remote = netaddr.Plain(remote)
 	stale := p.standing
 	p.standing = nil
 	for s := range p.all {
@@ -276,7 +278,7 @@ const (
 // admit finds a place for a socket that has just come, however long that takes: meanwhile the next ones wait in the
 // system's queue, unheard and unharmed.
 func (p *Pool) admit(c net.Conn) {
-	from := remoteAddr(c)
+	from := netaddr.Remote(c)
 	came := time.Now()
 	for {
 		v, replaced, again := p.judge(c, from, came)
@@ -365,22 +367,4 @@ func refuse(c net.Conn) {
 		_ = tcp.SetLinger(0)
 	}
 	_ = c.Close()
-}
-
-// plain is an address as it compares: IPv4 in its own form, no zone.
-func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
-
-func remoteAddr(c net.Conn) netip.Addr {
-	addr := c.RemoteAddr()
-	if addr == nil {
-		return netip.Addr{}
-	}
-	if tcp, ok := addr.(*net.TCPAddr); ok {
-		return plain(tcp.AddrPort().Addr())
-	}
-	ap, err := netip.ParseAddrPort(addr.String())
-	if err != nil {
-		return netip.Addr{}
-	}
-	return plain(ap.Addr())
 }
