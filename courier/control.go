@@ -208,6 +208,9 @@ func (c *Courier) send(ctx context.Context, r sendRequest) (Message, error) {
 }
 
 func (c *Courier) queue(ctx context.Context, to store.Contact, drafts ...store.Draft) (Message, error) {
+	if to.Blocked {
+		return Message{}, muxrpc.Errorf("%q is blocked: unblock the contact first", to.Name)
+	}
 	sent, err := c.store.Queue(ctx, c.cfg.Identity, to.ID, drafts...)
 	if err != nil {
 		return Message{}, err

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -83,7 +84,13 @@ func newContactList(g *globals) *cobra.Command {
 		if len(all) == 0 {
 			g.hint("You have no contacts yet. To add one: secretstack contact add NAME CARD")
 		}
-		return w.Flush()
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(all, func(known courier.Contact) bool { return known.Alert != "" }) {
+			g.hint("When you have looked at a warning: secretstack contact seen NAME")
+		}
+		return nil
 	})
 }
 

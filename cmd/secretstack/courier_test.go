@@ -222,6 +222,9 @@ func TestAStrangerOnTheCommandLine(t *testing.T) {
 	if got := bob.do("contact", "list"); !strings.HasPrefix(got, "al  @") || !strings.Contains(got, "blocked") {
 		t.Errorf("contacts are %q", got)
 	}
+	if r := bob.try("", "send", "al", "x"); r.code != exitFailed || r.err != "secretstack: \"al\" is blocked: unblock the contact first\n" {
+		t.Errorf("to somebody who is blocked: %d, %q", r.code, r.err)
+	}
 	bob.do("contact", "unblock", "al")
 	bob.do("contact", "remove", "al")
 	if got := bob.do("contact", "list", "--json"); strings.TrimSpace(got) != "[]" {

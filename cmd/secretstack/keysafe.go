@@ -22,8 +22,8 @@ func newKeysExport(g *globals) *cobra.Command {
 		Use:   "export FILE",
 		Short: "write your identity to a file, protected by a passphrase",
 		Long: `export writes your identity to a new file that nobody can use without the passphrase that it asks for, or takes from
-the environment variable ` + envPassphrase + `. Contacts and messages are not in it: they are in the folder "courier" below
---root.`,
+the environment variable ` + envPassphrase + `. Contacts, messages and keys that rotate has replaced are not in it: to move
+everything to another machine, stop the courier and copy the folder --root.`,
 		Args: argsBetween(1, 1, "the file to write"),
 		RunE: func(cmd *cobra.Command, args []string) error { return exportKeys(cmd.Context(), g, args[0], weak) },
 	}
@@ -120,7 +120,14 @@ func importKeys(ctx context.Context, g *globals, args []string, protect bool) er
 	if err := keys.Save(g.secretFile(), id, opts); err != nil {
 		return err
 	}
-	return reportIdentity(g, id, g.secretFile())
+	if err := reportIdentity(g, id, g.secretFile()); err != nil {
+		return err
+	}
+	if !g.json {
+		g.hint(fmt.Sprintf(`Contacts and messages have not come along. To move them, too, stop the courier there and copy its folder "courier" into
+%s before you start one here. Only one machine at a time can run your courier.`, g.root))
+	}
+	return nil
 }
 
 func readIdentity(ctx context.Context, g *globals, args []string) (*keys.Identity, error) {
