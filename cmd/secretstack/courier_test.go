@@ -259,7 +259,7 @@ func TestWrongUseOfTheCourierNamesTheWayOut(t *testing.T) {
 		{[]string{"courier", "--hub", "non/sense"}, exitUsage, "--hub takes"},
 		{[]string{"courier", "--hub", "127.0.0.1:1"}, exitFailed, "no answer from the hub 127.0.0.1:1"},
 		{[]string{"courier", "--hub", "secretstack:AQAB"}, exitUsage, "--hub: not a link to a hub"},
-		{[]string{"share", "22", "--http", "--hub", "secretstack://hub?address=nonsense"}, exitUsage, "--http"},
+		{[]string{"share", "22", "--http", "--hub", "secretstack://hub?address=nonsense"}, exitUsage, "--hub"},
 		{[]string{"courier", "--hub", "http://127.0.0.1:1"}, exitFailed, "no answer from the hub 127.0.0.1:1"},
 		{[]string{"courier", "--hub", "127.0.0.1:1"}, exitFailed, "no answer from the hub 127.0.0.1:1"},
 		{[]string{"courier", "--owner", "me"}, exitUsage, "--owner takes"},

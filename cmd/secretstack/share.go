@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -49,7 +51,8 @@ a port of their own that leads here. What passes is encrypted from end to end; t
 While your courier runs, share uses its connection to the hub, and --allow takes the names of your contacts; without
 --allow all of them may connect. Whom you block or remove is cut off at once. Without a courier name a hub with --hub, and who may connect by their keys.
 
-With --http a web server is published for everybody at an address of its own at the hub.`,
+With --http a web server is published for everybody at an address of its own at the hub, beside your courier and whatever
+else you share. Its key is in the folder "web" below --root: with it, the address stays the same.`,
 		Example: `  secretstack share 3000 --allow bob
   secretstack share 22 --name ssh --allow @….ed25519 --hub HUB-ADDRESS
   secretstack share 8080 --http --hub HUB-ADDRESS`,
@@ -128,14 +131,12 @@ func runShare(ctx context.Context, g *globals, f shareFlags, what string) error 
 		defer func() { _ = c.Close() }()
 	}
 	switch {
-	case c != nil && f.http:
-		return usagef("--http needs an address of its own at the hub, and your courier has yours: stop it, or choose another --root")
-	case c != nil && len(f.hubs) > 0:
-		return usagef("your courier runs, and is at hubs of its own (secretstack status): leave out --hub")
 	case f.http && (len(f.allow) > 0 || f.name != ""):
 		return usagef("--http is for everybody: leave out --allow and --name")
 	case f.http:
 		return shareHTTP(ctx, g, f, t)
+	case c != nil && len(f.hubs) > 0:
+		return usagef("your courier runs, and is at hubs of its own (secretstack status): leave out --hub")
 	case c != nil:
 		return shareByCourier(ctx, g, f, t, c)
 	}
@@ -147,7 +148,7 @@ const targetPatience = 2 * time.Second
 
 // warn says that the service does not run, which it may later.
 func (t target) warn(ctx context.Context, g *globals) {
-	if t.taken(ctx) {
+	if !t.free(ctx) {
 		return
 	}
 	dialer := net.Dialer{Timeout: targetPatience}
@@ -160,16 +161,18 @@ func (t target) warn(ctx context.Context, g *globals) {
 	}
 }
 
-// taken reports whether somebody has the port, without connecting: a service that takes one connection would be used up.
-func (t target) taken(ctx context.Context) bool {
-	if t.network != "tcp" {
-		return false
+// free reports whether nobody may have the port or the socket, without connecting: a service that takes one connection would be used up.
+// Those of other machines are left alone.
+func (t target) free(ctx context.Context) bool {
+	if t.network == "unix" {
+		_, err := os.Stat(t.address)
+		return errors.Is(err, fs.ErrNotExist)
 	}
 	ln, err := new(net.ListenConfig).Listen(ctx, t.network, t.address)
 	if err == nil {
-		_ = ln.Close()
+		return ln.Close() == nil
 	}
-	return errors.Is(err, syscall.EADDRINUSE)
+	return errors.Is(err, syscall.EACCES) // so it does not tell
 }
 
 // runningCourier connects to the courier that runs for the folder; it is nil when there is none.
@@ -236,7 +239,7 @@ func shareAlone(ctx context.Context, g *globals, f shareFlags, t target) error {
 	if err != nil {
 		return err
 	}
-	app, err := startAtHubs(ctx, g, f.hubs, nil)
+	app, err := startAtHubs(ctx, g, g.root, f.hubs, nil)
 	if err != nil {
 		return err
 	}
@@ -246,8 +249,16 @@ func shareAlone(ctx context.Context, g *globals, f shareFlags, t target) error {
 	return errors.Join(err, app.Close(context.WithoutCancel(ctx)))
 }
 
-// startAtHubs starts an app that is reached at hubs.
-func startAtHubs(ctx context.Context, g *globals, hubs []string, web http.Handler) (*secretstack.App, error) {
+// startAtHubs starts an app with the identity in a folder that is reached at the hubs that were named, else at those of the
+// courier, whether it runs or not.
+func startAtHubs(ctx context.Context, g *globals, dir string, hubs []string, web http.Handler) (*secretstack.App, error) {
+	if len(hubs) == 0 {
+		options, err := g.loadOptions()
+		if err != nil {
+			return nil, err
+		}
+		hubs = options.Hubs
+	}
 	if len(hubs) == 0 {
 		return nil, usagef("name the hub through which others come: --hub HUB-ADDRESS")
 	}
@@ -255,7 +266,7 @@ func startAtHubs(ctx context.Context, g *globals, hubs []string, web http.Handle
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := g.config(ctx, g.root)
+	cfg, err := g.config(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -411,7 +422,13 @@ func keysOf(all []keys.PublicKey) []string {
 	return refs
 }
 
-// shareHTTP publishes a web server at the hubs' addresses for this identity.
+// webDir is the folder of the identity that a web server has at hubs. It cannot be that of a courier or of another server:
+// an identity has one address, and one program at a time.
+func (g *globals) webDir(t target) string {
+	return filepath.Join(g.root, "web", strings.ReplaceAll(nameOf("", t), ":", "-"))
+}
+
+// shareHTTP publishes a web server at the hubs' addresses for its identity.
 func shareHTTP(ctx context.Context, g *globals, f shareFlags, t target) error {
 	if t.network != "tcp" {
 		return usagef("--http takes a port or host:port")
@@ -419,7 +436,7 @@ func shareHTTP(ctx context.Context, g *globals, f shareFlags, t target) error {
 	live := newLiveLine(g.err)
 	defer live.end()
 	served := &served{Handler: webProxy(t, live)}
-	app, err := startAtHubs(ctx, g, f.hubs, served)
+	app, err := startAtHubs(ctx, g, g.webDir(t), f.hubs, served)
 	if err != nil {
 		return err
 	}
@@ -431,19 +448,28 @@ func shareHTTP(ctx context.Context, g *globals, f shareFlags, t target) error {
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !replaced(client) {
 		live.show(served.String())
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 		}
 	}
-	return app.Close(context.WithoutCancel(ctx))
+	if ctx.Err() == nil {
+		err = errors.New("another program has begun to publish the same server, in place of this one")
+	}
+	return errors.Join(err, app.Close(context.WithoutCancel(ctx)))
+}
+
+// replaced reports whether another program has the app's place at a hub.
+func replaced(client *hubclient.Client) bool {
+	return slices.ContainsFunc(client.Hubs(), func(h hubclient.Status) bool { return errors.Is(h.Err, hubclient.ErrReplaced) })
 }
 
 func announceHTTP(g *globals, t target, client *hubclient.Client) error {
 	urls := []string{}
-	for _, h := range client.Hubs() {
+	all := client.Hubs()
+	for _, h := range all {
 		switch {
 		case h.URL != "":
 			urls = append(urls, h.URL)
@@ -454,7 +480,11 @@ func announceHTTP(g *globals, t target, client *hubclient.Client) error {
 	if g.json {
 		return g.printJSON(map[string]any{"type": share.Shared, "target": t.address, "urls": urls})
 	}
-	fmt.Fprintf(g.out, "%s is published for everybody", t)
+	what := "is published for everybody"
+	if offlineOf(all) == len(all) {
+		what = "is not published yet: there is no connection to any hub"
+	}
+	fmt.Fprintf(g.out, "%s %s", t, what)
 	if len(urls) > 0 {
 		fmt.Fprintf(g.out, " at\n\n  %s\n", strings.Join(urls, "\n  "))
 	}

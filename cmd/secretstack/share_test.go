@@ -392,9 +392,11 @@ func TestWhyThereIsNoConnectionIsSaid(t *testing.T) {
 	}
 	t.Run("offline", func(t *testing.T) {
 		s.share.interrupt()
-		r := command(t, "", "connect", s.address+"/web", "-", "--root", s.bob)
-		if r.code != exitFailed || !strings.Contains(r.err, "is offline: its program does not run") {
-			t.Errorf("%d, %q", r.code, r.err)
+		for _, local := range []string{"0", "-"} {
+			r := command(t, "", "connect", s.address+"/web", local, "--root", s.bob)
+			if r.code != exitFailed || !strings.Contains(r.err, "is offline: its program does not run") || r.out != "" {
+				t.Errorf("%s: %d, %q, %q", local, r.code, r.err, r.out)
+			}
 		}
 	})
 }
@@ -480,10 +482,8 @@ func TestFriendsShareByName(t *testing.T) {
 	if r := alice.try("", "share", service, "--allow", "bob"); r.code != exitUsage || !strings.Contains(r.err, "bob is blocked") {
 		t.Errorf("%d, %q", r.code, r.err)
 	}
-	for _, args := range [][]string{{"--http"}, {"--hub", h.address}} {
-		if r := alice.try("", append([]string{"share", service}, args...)...); r.code != exitUsage {
-			t.Errorf("%v: %d, %q", args, r.code, r.err)
-		}
+	if r := alice.try("", "share", service, "--hub", h.address); r.code != exitUsage {
+		t.Errorf("%d, %q", r.code, r.err)
 	}
 	shared.interrupt()
 	if r := bob.try("", "connect", "alice/web", "-"); r.code != exitFailed || !strings.Contains(r.err, "alice shares nothing with you") {
@@ -525,29 +525,67 @@ func TestWhoeverIsBlockedOrRemovedIsCutOff(t *testing.T) {
 	}
 }
 
-func TestAWebServerIsPublished(t *testing.T) {
-	web := httpServer(t, func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "%s %s from %s", r.Method, r.URL.Path, r.Header.Get("X-Forwarded-For"))
-	})
-	h := newTestHub(t)
-	p := newProcess(t, "share", web, "--http", "--json", "--root", t.TempDir(), "--hub", h.address)
+// publishWeb publishes a web server, and returns its only URL.
+func publishWeb(t *testing.T, web, root string, args ...string) (*process, string) {
+	t.Helper()
+	p := newProcess(t, append([]string{"share", web, "--http", "--json", "--root", root}, args...)...)
 	urls, _ := p.object()["urls"].([]any)
 	if len(urls) != 1 {
-		t.Fatalf("it is at %v", urls)
+		t.Fatalf("it is at %v: %s", urls, p.errs.String())
 	}
+	return p, urls[0].(string)
+}
+
+// wantPage gets a page of a server whatever its name is.
+func (h *testHub) wantPage(t *testing.T, url, want string) {
+	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, network, h.addr)
 	}}}
-	res, err := client.Get(urls[0].(string) + "/some/page")
+	res, err := client.Get(url + "/some/page")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	if body, err := io.ReadAll(res.Body); string(body) != "GET /some/page from 127.0.0.1" || err != nil {
+	if body, err := io.ReadAll(res.Body); string(body) != want || err != nil {
 		t.Errorf("a visitor gets %q, %v", body, err)
 	}
+}
+
+// TestWebServersArePublishedBesideACourier, each at an address of its own, which stays.
+func TestWebServersArePublishedBesideACourier(t *testing.T) {
+	one := httpServer(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s %s from %s", r.Method, r.URL.Path, r.Header.Get("X-Forwarded-For"))
+	})
+	two := httpServer(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "two") })
+	h := newTestHub(t)
+	alone := t.TempDir()
+	p, before := publishWeb(t, one, alone, "--hub", h.address)
+	h.wantPage(t, before, "GET /some/page from 127.0.0.1")
 	p.interrupt()
+	p, after := publishWeb(t, one, alone, "--hub", h.addr)
+	if after != before {
+		t.Errorf("it was at %s and is at %s", before, after)
+	}
+	p.interrupt()
+
+	alice := newHome(t, "--hub", h.address) // at whose hub the servers are
+	alice.comesToItsHub()
+	first, oneURL := publishWeb(t, one, alice.root)
+	_, twoURL := publishWeb(t, two, alice.root)
+	h.wantPage(t, oneURL, "GET /some/page from 127.0.0.1")
+	h.wantPage(t, twoURL, "two")
+	alice.comesToItsHub()
+	again, same := publishWeb(t, one, alice.root)
+	if same != oneURL {
+		t.Errorf("the same server is at %s and at %s", oneURL, same)
+	}
+	if code := first.wait(); code != exitFailed || !strings.Contains(first.errs.String(), "another program has begun to publish the same server") {
+		t.Errorf("the first ended with %d: %s", code, first.errs.String())
+	}
+	h.wantPage(t, same, "GET /some/page from 127.0.0.1")
+	again.interrupt()
 }
 
 func httpServer(t *testing.T, f http.HandlerFunc) string {
