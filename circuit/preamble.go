@@ -38,6 +38,12 @@ func Match(prefix []byte) multiserver.Match {
 // Token lets whoever presents it be one end of one circuit, once and for a short time. It is not printed.
 type Token [TokenSize]byte
 
+// TokenName is by which a token is found; the rest of it is compared in constant time.
+type TokenName [TokenSize / 2]byte
+
+// Name is the first half of the token.
+func (t Token) Name() TokenName { return TokenName(t[:TokenSize/2]) }
+
 // NewToken makes a token that nobody can guess.
 func NewToken() Token {
 	var t Token

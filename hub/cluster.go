@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/secretstack/secretstack/circuit"
 	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/cluster"
 	"github.com/secretstack/secretstack/hub/cluster/credential"
@@ -86,7 +87,7 @@ type nodes struct {
 	telling sync.Mutex // puts what is told of one courier in order
 
 	mu        sync.Mutex
-	elsewhere map[tokenName]*ticket                       // circuits that other nodes have
+	elsewhere map[circuit.TokenName]*ticket               // circuits that other nodes have
 	web       map[[keys.PublicKeySize]byte]*remoteCourier // couriers at other nodes that were visited lately
 	conns     map[net.Conn]struct{}                       // of links that other nodes have opened
 }
@@ -156,7 +157,7 @@ func (h *Hub) openCluster(ctx context.Context) error {
 	if c == nil {
 		return nil
 	}
-	h.nodes.elsewhere = map[tokenName]*ticket{}
+	h.nodes.elsewhere = map[circuit.TokenName]*ticket{}
 	h.nodes.web = map[[keys.PublicKeySize]byte]*remoteCourier{}
 	h.nodes.conns = map[net.Conn]struct{}{}
 	appKey, err := c.Credential.AppKey()

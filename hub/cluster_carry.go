@@ -94,9 +94,6 @@ func (h *Hub) connectElsewhere(ctx context.Context, visitor, key keys.PublicKey)
 	return c, err
 }
 
-// tokenName is by which a token is found; the rest of it is compared in constant time.
-type tokenName [circuit.TokenSize / 2]byte
-
 // ticket is a token that is good at another node.
 type ticket struct {
 	token circuit.Token
@@ -105,7 +102,7 @@ type ticket struct {
 
 // expect remembers where a token is good, for as long as that is. It reports false when there are too many.
 func (h *Hub) expect(t circuit.Token, at cluster.Place, lifetime time.Duration) bool {
-	name := tokenName(t[:circuit.TokenSize/2])
+	name := t.Name()
 	h.nodes.mu.Lock()
 	defer h.nodes.mu.Unlock()
 	if len(h.nodes.elsewhere) >= mostElsewhere {
@@ -125,7 +122,7 @@ func (h *Hub) expect(t circuit.Token, at cluster.Place, lifetime time.Duration) 
 
 // redeem tells where a token is good, once.
 func (h *Hub) redeem(t circuit.Token) (at cluster.Place, known bool) {
-	name := tokenName(t[:circuit.TokenSize/2])
+	name := t.Name()
 	h.nodes.mu.Lock()
 	defer h.nodes.mu.Unlock()
 	one := h.nodes.elsewhere[name]

@@ -104,6 +104,15 @@ func (a Address) Redacted() string {
 	return strings.Map(printable, joinParts(shown))
 }
 
+// Redacted returns a text with addresses as logs and errors show it: see [Address.Redacted].
+func Redacted(addresses string) string {
+	var shown []string
+	for _, a := range ParseLoose(addresses) {
+		shown = append(shown, a.Redacted())
+	}
+	return strings.Join(shown, ";")
+}
+
 func printable(r rune) rune {
 	if unicode.IsPrint(r) {
 		return r

@@ -14,6 +14,7 @@ import (
 	"github.com/secretstack/secretstack/courier"
 	"github.com/secretstack/secretstack/hub"
 	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/multiserver"
 )
 
 // How a thing is that the doctor has looked at.
@@ -142,7 +143,7 @@ func (d *doctor) courier(ctx context.Context) {
 		d.add(about, broken, "it is not running", "start it: secretstack courier")
 		for _, address := range options.Hubs {
 			address = withoutInvite(address)
-			d.reach(ctx, "hub "+redactedAddress(address), address, broken)
+			d.reach(ctx, "hub "+multiserver.Redacted(address), address, broken)
 		}
 		return
 	case err != nil:

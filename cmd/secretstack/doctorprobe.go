@@ -97,12 +97,3 @@ func probeWeb(ctx context.Context, web string) (webAnswer, error) {
 	when, _ := http.ParseTime(response.Header.Get("Date"))
 	return webAnswer{said.Key, when}, nil
 }
-
-// redactedAddress leaves out of an address what is nobody's business.
-func redactedAddress(address string) string {
-	var shown []string
-	for _, a := range multiserver.ParseLoose(address) {
-		shown = append(shown, a.Redacted())
-	}
-	return strings.Join(shown, ";")
-}

@@ -27,13 +27,7 @@ func NewGate(total, perAddress int) *Gate {
 	return g
 }
 
-// Set changes the bounds. Connections that are there stay.
-func (g *Gate) Set(total, perAddress int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.total, g.each = max(total, 0), max(perAddress, 0)
-}
-
+// set changes the bounds, and who has none. Connections that are there stay.
 func (g *Gate) set(total, perAddress int, free func(netip.Addr) bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

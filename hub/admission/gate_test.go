@@ -37,12 +37,12 @@ func TestAGateWithoutBounds(t *testing.T) {
 	if n := passes(10_000, func() error { return g.Enter(stranger) }); n != 10_000 {
 		t.Errorf("%d", n)
 	}
-	g.Set(20_000, 0)
+	g.set(20_000, 0, g.free)
 	want(t, "more", g.Enter(stranger), nil)
-	g.Set(0, 5)
+	g.set(0, 5, g.free)
 	want(t, "from one address", g.Enter(stranger), ErrCrowded)
 	want(t, "from another", g.Enter(neighbour), nil)
-	g.Set(5, 0)
+	g.set(5, 0, g.free)
 	want(t, "in all", g.Enter(netip.MustParseAddr("192.0.2.99")), ErrFull)
 }
 

@@ -1,9 +1,7 @@
 package circuits
 
 import (
-	"bytes"
 	"container/list"
-	"slices"
 
 	"github.com/secretstack/secretstack/keys"
 )
@@ -17,35 +15,6 @@ type Usage struct {
 	Circuits uint64
 	// Sent and Received are bytes that came from the key's ends and went to them, also in circuits that are not over.
 	Sent, Received uint64
-}
-
-// Usages returns what each key has used, as far as it is remembered: those that have sent and received most come first.
-func (t *Table) Usages() []Usage {
-	t.mu.Lock()
-	all := make(map[[32]byte]*Usage, len(t.accounts.byKey))
-	for key, a := range t.accounts.byKey {
-		all[key] = a.usage()
-	}
-	for p := range t.pairs {
-		c := p.view()
-		add(all[p.visitor.key.Array()], c.FromVisitor, c.FromTarget)
-		add(all[p.target.key.Array()], c.FromTarget, c.FromVisitor)
-	}
-	t.mu.Unlock()
-	sorted := make([]Usage, 0, len(all))
-	for _, u := range all {
-		sorted = append(sorted, *u)
-	}
-	slices.SortFunc(sorted, func(a, b Usage) int {
-		switch x, y := a.Sent+a.Received, b.Sent+b.Received; {
-		case x > y:
-			return -1
-		case x < y:
-			return 1
-		}
-		return bytes.Compare(a.Key.Bytes(), b.Key.Bytes())
-	})
-	return sorted
 }
 
 func add(u *Usage, sent, received uint64) {

@@ -139,15 +139,15 @@ type Table struct {
 	wg     sync.WaitGroup // calls of Serve and everything else that Close waits for
 
 	mu        sync.Mutex
-	closed    bool                  // guarded by mu
-	doors     map[tokenName]*door   // guarded by mu: by token, as long as that can be presented
-	pairs     map[*pair]struct{}    // guarded by mu: circuits that are not over
-	pending   int                   // guarded by mu: of these, those that are not joined
-	lingering int                   // guarded by mu: circuits that are over, and whose tokens still get an answer
-	accounts  accounts              // guarded by mu
-	stats     Stats                 // guarded by mu, without what can be counted now
-	arriving  map[net.Conn]struct{} // guarded by mu: connections that have not presented a token yet
-	idle      chan struct{}         // guarded by mu: closed when the last circuit is over; nil: nobody waits
+	closed    bool                        // guarded by mu
+	doors     map[circuit.TokenName]*door // guarded by mu: by token, as long as that can be presented
+	pairs     map[*pair]struct{}          // guarded by mu: circuits that are not over
+	pending   int                         // guarded by mu: of these, those that are not joined
+	lingering int                         // guarded by mu: circuits that are over, and whose tokens still get an answer
+	accounts  accounts                    // guarded by mu
+	stats     Stats                       // guarded by mu, without what can be counted now
+	arriving  map[net.Conn]struct{}       // guarded by mu: connections that have not presented a token yet
+	idle      chan struct{}               // guarded by mu: closed when the last circuit is over; nil: nobody waits
 }
 
 // New returns a table without circuits.
@@ -155,7 +155,7 @@ func New(cfg Config) *Table {
 	limits := cfg.Limits.withDefaults()
 	t := &Table{
 		cfg: cfg, limits: limits, log: cfg.Logger,
-		doors: map[tokenName]*door{}, pairs: map[*pair]struct{}{}, arriving: map[net.Conn]struct{}{},
+		doors: map[circuit.TokenName]*door{}, pairs: map[*pair]struct{}{}, arriving: map[net.Conn]struct{}{},
 		accounts: newAccounts(limits.MaxAccounts),
 	}
 	if t.log == nil {

@@ -47,11 +47,6 @@ type door struct {
 	other *door
 }
 
-// tokenName is by which a token is found; the rest of it is compared in constant time.
-type tokenName [circuit.TokenSize / 2]byte
-
-func nameOf(t circuit.Token) tokenName { return tokenName(t[:circuit.TokenSize/2]) }
-
 // Offer makes the tokens of a circuit. Its error is ErrFull, ErrVisitorLimit, ErrTargetLimit or ErrClosed.
 func (t *Table) Offer(visitor, target keys.PublicKey) (*Offer, error) {
 	p := &pair{offered: time.Now()}
@@ -68,7 +63,7 @@ func (t *Table) Offer(visitor, target keys.PublicKey) (*Offer, error) {
 	t.pairs[p] = struct{}{}
 	t.accounts.open(p)
 	for _, d := range []*door{&p.visitor, &p.target} {
-		t.doors[nameOf(d.token)] = d
+		t.doors[d.token.Name()] = d
 	}
 	p.timer = time.AfterFunc(t.limits.Setup, func() { t.fail(p, circuit.Expired) })
 	return &Offer{Visitor: p.visitor.token, Target: p.target.token, Lifetime: t.limits.Setup, t: t, p: p}, nil
@@ -92,7 +87,7 @@ func (t *Table) room(visitor, target keys.PublicKey) error {
 
 // take returns the door that a token opens, which it does once. The caller holds mu.
 func (t *Table) take(token circuit.Token) *door {
-	name := nameOf(token)
+	name := token.Name()
 	d := t.doors[name]
 	if d == nil || subtle.ConstantTimeCompare(d.token[:], token[:]) != 1 {
 		return nil
@@ -160,7 +155,7 @@ func (t *Table) linger(p *pair) {
 // dropTokens forgets what is left of the tokens of a circuit. The caller holds mu.
 func (t *Table) dropTokens(p *pair) {
 	for _, d := range []*door{&p.visitor, &p.target} {
-		if name := nameOf(d.token); t.doors[name] == d {
+		if name := d.token.Name(); t.doors[name] == d {
 			delete(t.doors, name)
 		}
 	}

@@ -51,7 +51,7 @@ func (t *Table) Serve(conn net.Conn) {
 func (t *Table) knows(token circuit.Token) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.doors[nameOf(token)] != nil
+	return t.doors[token.Name()] != nil
 }
 
 // depart undoes arrive, for a connection that may become somebody else's.

@@ -34,8 +34,8 @@ const (
 const (
 	// MaxAcknowledged bounds the envelopes in one AcknowledgeRequest.
 	MaxAcknowledged = 256
-	// TokenHashSize is the length of the hash of a token, in bytes.
-	TokenHashSize = sha256.Size
+	// tokenHashSize is the length of the hash of a token, in bytes.
+	tokenHashSize = sha256.Size
 	// MaxToken bounds a token, in bytes.
 	MaxToken = 64
 )

@@ -18,7 +18,7 @@ func TestTheDigestOfAListDependsOnWhatItSaysAlone(t *testing.T) {
 		}
 		ks = append(ks, k)
 	}
-	hash := bytes.Repeat([]byte{9}, TokenHashSize)
+	hash := bytes.Repeat([]byte{9}, tokenHashSize)
 	base := AllowRequest{Keys: ks, Tokens: [][]byte{hash}}
 	same := AllowRequest{Keys: []keys.PublicKey{ks[2], ks[0], ks[1], ks[0]}, Tokens: [][]byte{hash, hash}}
 	if !bytes.Equal(base.Digest(), same.Digest()) {

@@ -107,7 +107,6 @@ type Status struct {
 const (
 	NoticeDrain    = "drain"    // the hub is about to end, or the courier should be elsewhere
 	NoticeReplaced = "replaced" // another connection of the same key has published itself
-	NoticeMessage  = "message"  // nothing but the text
 )
 
 // Notice is what a hub tells a courier of its own accord.

@@ -46,7 +46,7 @@ type session struct {
 
 func newHub(c *Client, key keys.PublicKey, cfg Hub) *hub {
 	h := &hub{c: c, key: key, address: cfg.Address, invite: cfg.Invite, bell: make(chan struct{})}
-	h.status = Status{Hub: key, Address: redacted(cfg.Address), Since: time.Now()}
+	h.status = Status{Hub: key, Address: multiserver.Redacted(cfg.Address), Since: time.Now()}
 	k, err := c.store.load(key, c.app.ID())
 	if err != nil && (len(c.given) == 0 || !errors.Is(err, errOtherKey)) {
 		c.log.Warn("hubclient: what a hub had signed cannot be read; it will be asked again", "hub", key.Short(), "err", err)
@@ -56,14 +56,6 @@ func newHub(c *Client, key keys.PublicKey, cfg Hub) *hub {
 		h.status.ID, h.status.Sequence, h.status.URL = k.Receipt.ID, k.Receipt.Sequence, k.URL
 	}
 	return h
-}
-
-func redacted(address string) string {
-	var shown []string
-	for _, a := range multiserver.ParseLoose(address) {
-		shown = append(shown, a.Redacted())
-	}
-	return strings.Join(shown, ";")
 }
 
 // run stays connected to the hub until ctx ends.
@@ -275,7 +267,7 @@ func (h *hub) move(n native.Notice) error {
 	h.c.mu.Lock()
 	h.moved = address
 	h.c.mu.Unlock()
-	h.c.log.Info("hubclient: the hub is about to end", "hub", h.key.Short(), "elsewhere", redacted(address), "text", n.Text)
+	h.c.log.Info("hubclient: the hub is about to end", "hub", h.key.Short(), "elsewhere", multiserver.Redacted(address), "text", n.Text)
 	return &stay.Again{After: n.Pause()}
 }
 
