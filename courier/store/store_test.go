@@ -821,7 +821,7 @@ func TestACardSaysWhereAContactIsUnlessALaterOneDid(t *testing.T) {
 			t.Errorf("card of %d: %v, %v", step.when, newer, err)
 		}
 	}
-	if got, err := s.Contact(t.Context(), "bob"); err != nil || len(got.Places) != 1 || got.Places[0].Address != "net:x:3000" {
+	if got, err := s.Contact(t.Context(), "bob"); err != nil || len(got.Places) != 1 || got.Places[0].Address != "net:x:3000~shs:"+identity(t, bob).Public().Base64() {
 		t.Errorf("%+v, %v", got.Places, err)
 	}
 	if _, err := s.SetCard(t.Context(), c.ID, sign(mallory, 9000, "net:evil:1")); !errors.Is(err, store.ErrKeyChanged) {
