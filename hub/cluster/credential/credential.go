@@ -119,7 +119,7 @@ func Load(path string) (*Credential, error) {
 	if err != nil {
 		return nil, err
 	}
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 && !handedOver(info) {
 		return nil, fmt.Errorf("%w: others can read %s: chmod 600 it", ErrFile, path)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxFile))

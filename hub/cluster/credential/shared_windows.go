@@ -1,0 +1,5 @@
+package credential
+
+import "io/fs"
+
+func handedOver(fs.FileInfo) bool { return false }
