@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -115,6 +116,10 @@ func (h *Hub) openDir(context.Context) error {
 	}
 	if h.cfg.Cluster != nil {
 		h.identity = h.cfg.Cluster.Credential.Identity()
+		// So that a node's backup is that of a whole hub.
+		if err := keys.Save(filepath.Join(h.cfg.Dir, secretFile), h.identity, keys.FileOptions{}); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("hub: %w", err)
+		}
 	}
 	if !h.identity.IsZero() {
 		return nil
