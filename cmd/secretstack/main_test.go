@@ -670,13 +670,13 @@ func TestServeDoesNotTakeItselfForItsHub(t *testing.T) {
 }
 
 func TestServeSaysThatTheHubIsNotThere(t *testing.T) {
-	ctx, stop := context.WithTimeout(t.Context(), hubPatience+time.Second)
-	defer stop()
-	var out, errs lockedBuffer
 	hub := "net:127.0.0.1:1~shs:" + newKey(t)
-	code := run(ctx, []string{"serve", "--host", "127.0.0.1", "--hub", hub, "--root", t.TempDir()}, streams{strings.NewReader(""), &out, &errs})
-	if code != exitOK || !strings.Contains(errs.String(), "not connected to the hub yet: "+hub+" (the hub @") || !strings.Contains(out.String(), "Ctrl-C") {
-		t.Errorf("exit code %d, %q, %q", code, out.String(), errs.String())
+	p := newProcess(t, "serve", "--host", "127.0.0.1", "--hub", hub, "--root", t.TempDir())
+	for p.line() != "Ctrl-C stops it.\n" {
+	}
+	p.interrupt()
+	if text := p.errs.String(); !strings.Contains(text, "not connected to the hub yet: "+hub+" (the hub @") {
+		t.Errorf("it says %q", text)
 	}
 }
 

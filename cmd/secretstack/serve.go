@@ -130,8 +130,9 @@ func notToOneself(id *keys.Identity, hubs []multiserver.Address) error {
 	return nil
 }
 
-// hubPatience is how long serve waits for its hubs before it says that they are not there; connecting goes on after.
-const hubPatience = 5 * time.Second
+// hubPatience is how long commands wait for hubs that give no sign of life before they say that these are not there. What
+// goes wrong is said at once. Connecting goes on after.
+const hubPatience = 15 * time.Second
 
 // awaitHubs waits until the app can be reached through each hub, so that what serve prints is true.
 func awaitHubs(ctx context.Context, g *globals, app *secretstack.App, hubs []multiserver.Address) {
@@ -145,7 +146,7 @@ func awaitHubs(ctx context.Context, g *globals, app *secretstack.App, hubs []mul
 			case <-ctx.Done():
 			}
 		}
-		if now := reachedAt(app, key); errors.Is(ctx.Err(), context.DeadlineExceeded) && !now.room && !now.circuits {
+		if now := reachedAt(app, key); !errors.Is(ctx.Err(), context.Canceled) && !now.reachable() {
 			fmt.Fprintf(g.err, "not connected to the hub yet: %s%s; retrying\n", hub.Redacted(), now.trouble)
 		}
 	}
@@ -160,8 +161,12 @@ type reached struct {
 	trouble  string
 }
 
-// settled reports whether nothing more is to come.
-func (r reached) settled() bool { return r.room && (r.circuits || r.only) }
+func (r reached) reachable() bool { return r.circuits || r.room && r.only }
+
+// settled reports whether nothing more is to come for now.
+func (r reached) settled() bool {
+	return r.room && (r.circuits || r.only) || r.trouble != "" && !r.circuits && !r.only
+}
 
 func reachedAt(app *secretstack.App, hub keys.PublicKey) (r reached) {
 	attendant, ok := secretstack.Find[*tunnel.Attendant](app)

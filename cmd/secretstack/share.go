@@ -290,10 +290,9 @@ func startAtHubs(ctx context.Context, g *globals, dir string, hubs []string, web
 func awaitOnline(ctx context.Context, g *globals, client *hubclient.Client) (any bool) {
 	ctx, cancel := context.WithTimeout(ctx, hubPatience)
 	defer cancel()
-	missing := 0
 	for all := range client.Watch(ctx) {
-		if missing = offlineOf(all); missing == 0 {
-			return true
+		if !slices.ContainsFunc(all, func(h hubclient.Status) bool { return !h.Online && h.Err == nil }) {
+			break
 		}
 	}
 	all := client.Hubs()
@@ -302,7 +301,7 @@ func awaitOnline(ctx context.Context, g *globals, client *hubclient.Client) (any
 			fmt.Fprintf(g.err, "not connected to the hub yet: %s%s; retrying\n", h.Address, hubTrouble(h))
 		}
 	}
-	return missing < len(all)
+	return offlineOf(all) < len(all)
 }
 
 func offlineOf(all []hubclient.Status) (n int) {
