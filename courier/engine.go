@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/secretstack/secretstack/courier/store"
-	"github.com/secretstack/secretstack/internal/stay"
+	"github.com/secretstack/secretstack/internal/pause"
 	"github.com/secretstack/secretstack/keys"
 )
 
@@ -167,32 +166,29 @@ func (e *engine) visit(ctx context.Context, c store.Contact) {
 	if ctx.Err() != nil {
 		return
 	}
-	pause := keptPause
+	wait := keptPause
 	switch {
 	case trouble != "" && e.opened.Load() != opened: // which this visit may have missed
-		pause = e.cfg.RetryMin
+		wait = e.cfg.RetryMin
 	case trouble != "":
-		pause = backoff(c.Attempts, e.cfg.RetryMin, e.cfg.RetryMax)
+		wait = backoff(c.Attempts, e.cfg.RetryMin, e.cfg.RetryMax)
 	}
-	if err := e.store.Retry(ctx, c.ID, v.last, e.now().Add(jitter(pause)), trouble); err != nil {
+	if err := e.store.Retry(ctx, c.ID, v.last, e.now().Add(pause.Jitter(wait)), trouble); err != nil {
 		e.report(err)
-		stay.Sleep(ctx, e.cfg.RetryMin) // the contact is still due
+		pause.Sleep(ctx, e.cfg.RetryMin) // the contact is still due
 	}
 }
 
 // backoff is the pause after an attempt in vain when there were others before.
 func backoff(before int, least, most time.Duration) time.Duration {
-	pause := least
+	wait := least
 	for range before {
-		if pause *= 2; pause >= most {
+		if wait *= 2; wait >= most {
 			return most
 		}
 	}
-	return pause
+	return wait
 }
-
-// jitter makes d between a half and one and a half of itself, so that not all come back at once.
-func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d+1) }
 
 // visit is one attempt to deliver what waits for a contact.
 type visit struct {

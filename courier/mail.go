@@ -13,7 +13,7 @@ import (
 	"github.com/secretstack/secretstack/courier/envelope"
 	"github.com/secretstack/secretstack/courier/store"
 	"github.com/secretstack/secretstack/hub/native"
-	"github.com/secretstack/secretstack/internal/stay"
+	"github.com/secretstack/secretstack/internal/pause"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/plugins/hubclient"
@@ -146,7 +146,7 @@ func (c *Courier) readMail(ctx context.Context, client *hubclient.Client, hub ke
 		}
 		if err != nil && ctx.Err() == nil {
 			c.cfg.Logger.Warn("courier: mail at the hub", "hub", hub.Short(), "error", err)
-			stay.Sleep(ctx, jitter(c.cfg.RetryMin)) // it comes again
+			pause.Sleep(ctx, pause.Jitter(c.cfg.RetryMin)) // it comes again
 		}
 		c.engine.wake() // senders are owed receipts
 	}

@@ -21,7 +21,7 @@ import (
 	"github.com/secretstack/secretstack/courier/envelope"
 	"github.com/secretstack/secretstack/courier/secrezapi"
 	"github.com/secretstack/secretstack/courier/store"
-	"github.com/secretstack/secretstack/internal/stay"
+	"github.com/secretstack/secretstack/internal/pause"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/secrez"
@@ -149,14 +149,14 @@ func (s *secrezSide) serve(ctx context.Context, h http.Handler, cert tls.Certifi
 
 // stayPublished keeps the owner's account reachable at the hub of Secrez.
 func (s *secrezSide) stayPublished() {
-	pause := s.c.cfg.RetryMin
+	wait := s.c.cfg.RetryMin
 	for s.life.Err() == nil {
 		signed, err := s.account.SignPayload(nil, s.c.cfg.Store.Now())
 		if err == nil {
 			_, err = s.own.Publish(s.life, signed)
 		}
 		if err == nil {
-			pause = s.c.cfg.RetryMin
+			wait = s.c.cfg.RetryMin
 			select {
 			case <-s.own.Lost():
 			case <-s.life.Done():
@@ -164,8 +164,8 @@ func (s *secrezSide) stayPublished() {
 			continue
 		}
 		s.c.cfg.Logger.Debug("courier: not at the hub of Secrez", "error", err)
-		stay.Sleep(s.life, jitter(pause))
-		pause = min(2*pause, s.c.cfg.RetryMax)
+		pause.Sleep(s.life, pause.Jitter(wait))
+		wait = min(2*wait, s.c.cfg.RetryMax)
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/secretstack/secretstack/internal/stay"
+	"github.com/secretstack/secretstack/internal/pause"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -173,7 +173,7 @@ func (t *Tunnel) open(at Published, d dialer, port string, sockets int) *lines {
 
 // keep keeps one socket open.
 func (l *lines) keep() {
-	pause := l.tunnel.retry
+	wait := l.tunnel.retry
 	for vain := 0; l.ctx.Err() == nil; {
 		conn, err := l.dialer.dial(l.ctx, "tcp", l.port)
 		if err != nil {
@@ -181,11 +181,11 @@ func (l *lines) keep() {
 				l.lost()
 				return // the port is no more: the account has to register again
 			}
-			stay.Sleep(l.ctx, pause)
-			pause = min(2*pause, 30*time.Second)
+			pause.Sleep(l.ctx, wait)
+			wait = min(2*wait, 30*time.Second)
 			continue
 		}
-		vain, pause = 0, l.tunnel.retry
+		vain, wait = 0, l.tunnel.retry
 		ended := make(chan struct{})
 		l.add(1)
 		c := &line{Conn: conn, end: sync.OnceFunc(func() { l.add(-1); close(ended) })}
@@ -193,7 +193,7 @@ func (l *lines) keep() {
 		case l.conns <- c:
 			l.opened()
 			<-ended
-			stay.Sleep(l.ctx, min(pause, 100*time.Millisecond)) // a hub that closes at once must not keep us busy
+			pause.Sleep(l.ctx, min(wait, 100*time.Millisecond)) // a hub that closes at once must not keep us busy
 		case <-l.ctx.Done():
 			_ = c.Close()
 		}

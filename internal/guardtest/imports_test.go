@@ -18,7 +18,7 @@ const module = "github.com/secretstack/secretstack"
 // layers lists the packages from the bottom up. A package may import those above it in this list and nothing below
 // it; packages of one layer know nothing of each other. docs/ARCHITECTURE.md gives the reasons.
 var layers = [][]string{
-	{"internal/secretbox", "internal/qrcode", "internal/sdnotify", "internal/netns", "internal/netaddr", "internal/guardtest"},
+	{"internal/secretbox", "internal/qrcode", "internal/sdnotify", "internal/netns", "internal/netaddr", "internal/pause", "internal/guardtest"},
 	{"keys"},
 	{"secrez", "shs", "boxstream", "packetstream", "keys/rotation", "keys/words", "internal/testkit"},
 	{"muxrpc"},

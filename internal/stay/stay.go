@@ -5,10 +5,10 @@ package stay
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/pause"
 )
 
 // The defaults of Options.
@@ -55,16 +55,16 @@ func Connected(ctx context.Context, o Options) {
 		if lasted > o.RetryMax {
 			retry = o.RetryMin
 		}
-		pause, least := retry, retry/2
+		wait, least := retry, retry/2
 		if again, ok := errors.AsType[*Again](err); ok {
-			pause, least, retry = again.After, again.After, o.RetryMin
+			wait, least, retry = again.After, again.After, o.RetryMin
 		} else {
 			retry = min(2*retry, o.RetryMax)
 		}
 		if o.Lost != nil {
-			o.Lost(err, pause)
+			o.Lost(err, wait)
 		}
-		if !Sleep(ctx, between(least, pause+pause/2)) {
+		if !pause.Sleep(ctx, pause.Between(least, wait+wait/2)) {
 			return
 		}
 	}
@@ -89,10 +89,6 @@ func (o *Options) once(ctx context.Context) (lasted time.Duration, err error) {
 	}
 }
 
-func between(least, most time.Duration) time.Duration {
-	return least + rand.N(most-least+1) //nolint:gosec // no secret
-}
-
 // Watch uses a connection every so often, with ping, so that neither side takes it for idle, and ends it with silent when
 // the peer takes longer than timeout to answer. What it answers does not matter. It returns when the connection or ctx
 // has ended.
@@ -114,17 +110,5 @@ func Watch(ctx context.Context, p *secretstack.Peer, every, timeout time.Duratio
 			p.Abort(silent)
 		}
 		timer.Reset(every)
-	}
-}
-
-// Sleep waits, and reports whether ctx is still alive.
-func Sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
 	}
 }
