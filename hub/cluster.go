@@ -46,6 +46,9 @@ type Cluster struct {
 	// AdvertiseLinks are where they find them, if not there.
 	Listen, Advertise     string
 	Links, AdvertiseLinks string
+	// Public is where couriers find this node and no other: "net:192.0.2.1:8433". Nodes that drain send their couriers there.
+	// Empty: they are sent back at once to where they have found the hub.
+	Public string
 	// Peers are the addresses of all nodes' engines, the same on every node.
 	Peers []string
 	// Replicas is how many nodes hold everything: 1, 3 or 5. Zero: 3.
@@ -256,7 +259,11 @@ func (h *Hub) clusterStatus(stored *registry.ClusterStatus) *admin.Cluster {
 }
 
 func (h *Hub) load() cluster.Load {
-	return cluster.Load{Couriers: len(h.directory.published()), Peers: len(h.directory.all()), Draining: h.isDraining()}
+	l := cluster.Load{Couriers: len(h.directory.published()), Peers: len(h.directory.all()), Draining: h.isDraining()}
+	if !l.Draining {
+		l.Public = h.cfg.Cluster.Public
+	}
+	return l
 }
 
 // present tells the other nodes whether a courier is here.
@@ -326,6 +333,51 @@ func (h *Hub) answerNode(_ context.Context, key keys.PublicKey, body []byte) ([]
 	return nil, nodeBadRequest
 }
 
+const (
+	// drainPatience is how long a courier that no node has is looked for while a node drains: it may be on its way to another.
+	drainPatience = 3 * time.Second
+	drainRetry    = 50 * time.Millisecond
+)
+
+// follow tries again what fails because a courier may be on its way from a node that drains to another.
+func (h *Hub) follow(ctx context.Context, try func() error) error {
+	until := time.Now().Add(drainPatience)
+	for {
+		err := try()
+		moving := errors.Is(err, cluster.ErrOffline) || errors.Is(err, cluster.ErrUnreachable) || errors.Is(err, nodeDraining)
+		if !moving || !h.nodes.node.Draining() || time.Now().After(until) {
+			return err
+		}
+		select {
+		case <-time.After(drainRetry):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// shelters lists the addresses of the other nodes that couriers may go to: "" for one that has none of its own.
+func (h *Hub) shelters() (all []string) {
+	for _, m := range h.Nodes() {
+		if !m.Self && m.Works && !m.Draining && m.Silent < shelterSilent {
+			all = append(all, m.Public)
+		}
+	}
+	return all
+}
+
+// shelterSilent is how long a node may have been silent to which couriers are sent.
+const shelterSilent = 3 * time.Second
+
+// leaveNodes tells the other nodes that this one is about to end, and then that nobody is here any more.
+func (h *Hub) leaveNodes() {
+	if h.nodes.node == nil {
+		return
+	}
+	h.nodes.node.Announce()
+	h.withdraw()
+}
+
 // ask puts a question to the node that has a courier. Without a cluster no node has it.
 func (h *Hub) ask(ctx context.Context, key keys.PublicKey, q nodeQuestion, into any) (cluster.Place, error) {
 	if h.nodes.node == nil {
@@ -335,7 +387,12 @@ func (h *Hub) ask(ctx context.Context, key keys.PublicKey, q nodeQuestion, into 
 	if err != nil {
 		return cluster.Place{}, err
 	}
-	place, reply, err := h.nodes.node.Ask(ctx, key, body)
+	var place cluster.Place
+	var reply []byte
+	err = h.follow(ctx, func() (err error) {
+		place, reply, err = h.nodes.node.Ask(ctx, key, body)
+		return err
+	})
 	if err == nil && json.Unmarshal(reply, into) != nil {
 		err = cluster.ErrUnreachable
 	}

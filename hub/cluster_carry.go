@@ -185,11 +185,14 @@ func (c *remoteCourier) Dial(ctx context.Context) (net.Conn, error) { return c.s
 
 // open opens a connection through the node that has the courier now.
 func (c *remoteCourier) open(ctx context.Context) (net.Conn, error) {
-	place, _, err := c.h.elsewhereReach(ctx, c.key)
-	if err != nil {
-		return nil, away(err)
-	}
-	conn, err := c.h.dialNode(ctx, place, linkRequest{For: linkHTTP, Key: c.key}, false)
+	var conn net.Conn
+	err := c.h.follow(ctx, func() error {
+		place, _, err := c.h.elsewhereReach(ctx, c.key)
+		if err == nil {
+			conn, err = c.h.dialNode(ctx, place, linkRequest{For: linkHTTP, Key: c.key}, false)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, away(err)
 	}

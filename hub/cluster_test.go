@@ -8,12 +8,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub"
+	"github.com/secretstack/secretstack/hub/cluster"
 	"github.com/secretstack/secretstack/hub/cluster/credential"
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/registry/claim"
@@ -30,16 +32,18 @@ func startNodes(t *testing.T, n int) []*running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	engines := freeAddresses(t, n)
+	engines, ports := freeAddresses(t, n), freeAddresses(t, n)
 	dirs := make([]string, n)
 	hubs := make([]*hub.Hub, n)
+	cfgs := make([]hub.Config, n)
 	var wg sync.WaitGroup
 	for i := range n {
 		dirs[i] = t.TempDir()
 		wg.Go(func() {
 			cfg := hub.Config{
-				Dir: dirs[i], Domain: domain, Listen: []string{"127.0.0.1:0"}, Logger: slog.New(slog.DiscardHandler), TunnelAddress: "127.0.0.1",
+				Dir: dirs[i], Domain: domain, Listen: []string{ports[i]}, Logger: slog.New(slog.DiscardHandler), TunnelAddress: "127.0.0.1",
 				Cluster: &hub.Cluster{
+					Public:     "net:" + ports[i],
 					Credential: cred, Name: fmt.Sprintf("node-%d", i+1), Listen: engines[i], Peers: engines, Links: "127.0.0.1:0",
 				},
 			}
@@ -49,7 +53,7 @@ func startNodes(t *testing.T, n int) []*running {
 				t.Errorf("node %d: %v", i+1, err)
 				return
 			}
-			hubs[i] = h
+			hubs[i], cfgs[i] = h, cfg
 		})
 	}
 	wg.Wait()
@@ -58,14 +62,20 @@ func startNodes(t *testing.T, n int) []*running {
 		if h == nil {
 			continue
 		}
-		r := &running{Hub: h, t: t, dir: dirs[i], addr: h.Addrs()[0].String(), done: make(chan error, 1)}
-		r.serve()
+		r := serveNode(t, h, cfgs[i])
 		all = append(all, r)
 	}
 	if t.Failed() {
 		t.FailNow()
 	}
 	return all
+}
+
+func serveNode(t *testing.T, h *hub.Hub, cfg hub.Config) *running {
+	t.Helper()
+	r := &running{Hub: h, t: t, dir: cfg.Dir, addr: h.Addrs()[0].String(), done: make(chan error, 1), cfg: cfg}
+	r.serve()
+	return r
 }
 
 func TestSeveralNodesAreOneHub(t *testing.T) {
@@ -189,6 +199,60 @@ func TestANodeIsConfiguredCompletely(t *testing.T) {
 	} {
 		if _, err := hub.New(t.Context(), hub.Config{Dir: t.TempDir(), Cluster: c}); !errors.Is(err, hub.ErrConfig) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestARollingRestartFailsNoDial drains one node after the other and starts it again, while visitors dial a courier and ask for
+// what it serves, by way of the nodes that stay.
+func TestARollingRestartFailsNoDial(t *testing.T) {
+	nodes := startNodes(t, 3)
+	eventually(t, "each node sees all", func() bool {
+		for _, n := range nodes {
+			if len(n.Nodes()) != 3 || slices.ContainsFunc(n.Nodes(), func(m cluster.Member) bool { return m.Public == "" }) {
+				return false
+			}
+		}
+		return true
+	})
+	alice := newCourier(t, "alice", nodes[0], hubclient.Config{Hubs: []hubclient.Hub{{Address: nodes[0].address()}}, Handler: says("alice")})
+	s := alice.online(t)
+	for _, away := range []int{0, 1} { // alice is at one of them, or has come to the third
+		var others []*running
+		for i, n := range nodes {
+			if i != away && n != nil {
+				others = append(others, n)
+			}
+		}
+		drained := make(chan error, 1)
+		started := make(chan struct{})
+		go func() {
+			<-started
+			drained <- nodes[away].Drain(context.Background())
+		}()
+		for n, over := 0, false; !over; n++ {
+			if n == 1 {
+				close(started)
+			}
+			status, body := get(t, others[n%len(others)].visitor(), "http://"+s.ID.String()+"."+domain+"/")
+			if status != http.StatusOK {
+				t.Errorf("visit %d while node %d drains: %d %s", n, away+1, status, body)
+			}
+			select {
+			case err := <-drained:
+				if err != nil {
+					t.Error(err)
+				}
+				over = n > 0
+			default:
+			}
+		}
+		if away == 0 {
+			h, err := hub.New(context.Background(), nodes[0].cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			nodes[0] = serveNode(t, h, nodes[0].cfg)
 		}
 	}
 }

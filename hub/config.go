@@ -86,7 +86,7 @@ type Config struct {
 	Limits Limits
 
 	// DrainTo is where couriers are told to go when the hub drains: an address of another process with the same key. Empty:
-	// they come back to where they have found this one, after DrainPause. Reload changes both.
+	// to other nodes, and without any they come back to where they have found this one, after DrainPause. Reload changes both.
 	DrainTo string
 	// DrainPause is about how long the hub will be away. Zero: 2 seconds.
 	DrainPause time.Duration

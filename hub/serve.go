@@ -113,7 +113,7 @@ func (h *Hub) Drain(ctx context.Context) error {
 	h.draining.Store(true)
 	h.halt()
 	h.log.Info("hub: draining", "couriers", len(h.directory.published()), "requests", h.visitors.count())
-	h.withdraw()
+	h.leaveNodes()
 	h.sayDrain(ctx)
 	var circuits sync.WaitGroup
 	circuits.Go(func() { _ = h.circuits.Close(ctx) }) // what it does not finish is cut off
@@ -137,17 +137,22 @@ func (h *Hub) httpServer() *http.Server {
 // mostNotices is how many couriers are told something at the same time.
 const mostNotices = 256
 
-// sayDrain tells all couriers that the hub is about to end.
+// sayDrain tells all couriers that the hub is about to end, and where else it is: where the configuration says, or at other
+// nodes, over which they are spread.
 func (h *Hub) sayDrain(ctx context.Context) {
 	live := h.live.Load()
-	n := native.Notice{Type: native.NoticeDrain, Address: live.DrainTo, After: live.DrainPause.Milliseconds()}
+	to := h.shelters()
 	if live.DrainTo != "" {
-		n.After = 0
+		to = []string{live.DrainTo}
 	}
 	places := make(chan struct{}, mostNotices)
 	var told sync.WaitGroup
 	defer told.Wait()
-	for _, s := range h.directory.published() {
+	for i, s := range h.directory.published() {
+		n := native.Notice{Type: native.NoticeDrain, After: live.DrainPause.Milliseconds()}
+		if len(to) > 0 {
+			n.Address, n.After = to[i%len(to)], 0
+		}
 		select {
 		case places <- struct{}{}:
 		case <-ctx.Done():

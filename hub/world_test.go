@@ -34,6 +34,7 @@ type running struct {
 	dir  string
 	addr string // of its port
 	done chan error
+	cfg  hub.Config // of a node
 }
 
 // start starts a hub. What cfg leaves open is filled in for a test.

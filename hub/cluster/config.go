@@ -50,11 +50,12 @@ type Config struct {
 	version int // in tests: another one
 }
 
-// Load is how much a node has to do.
+// Load is how much a node has to do, and where its couriers find it.
 type Load struct {
-	Couriers int  `json:"couriers"`
-	Peers    int  `json:"peers"`
-	Draining bool `json:"draining,omitempty"`
+	Couriers int    `json:"couriers"`
+	Peers    int    `json:"peers"`
+	Draining bool   `json:"draining,omitempty"`
+	Public   string `json:"public,omitempty"` // an address that leads to this node and no other
 }
 
 // Limits are the bounds of a node. The zero value of each field means its default.

@@ -57,6 +57,21 @@ func (n *Node) Members() []Member {
 	return members
 }
 
+// Draining reports whether another node has said lately that it is about to end.
+func (n *Node) Draining() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, o := range n.others {
+		if o.Draining && time.Since(o.heard) <= silentAfter*n.cfg.Limits.HelloEvery {
+			return true
+		}
+	}
+	return false
+}
+
+// Announce tells the others of this node at once. What is published or withdrawn afterwards reaches them later.
+func (n *Node) Announce() { n.sayHello("") }
+
 // greet tells the others of this node, again and again.
 func (n *Node) greet() {
 	ticker := time.NewTicker(n.cfg.Limits.HelloEvery)
