@@ -171,12 +171,12 @@ func (p *hubProcess) whois(id *keys.Identity) secrez.ID {
 		p.t.Fatal(err)
 	}
 	defer func() { _ = app.Close(context.Background()) }()
-	peer, err := app.Connect(p.t.Context(), p.address())
-	if err != nil {
-		p.t.Fatal(err)
-	}
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		who, err := muxrpc.Call[native.Who](p.t.Context(), peer, native.MethodWhois, native.WhoisRequest{Key: id.Public()})
+		peer, err := app.Connect(p.t.Context(), p.address()) // the same while it is there
+		var who native.Who
+		if err == nil {
+			who, err = muxrpc.Call[native.Who](p.t.Context(), peer, native.MethodWhois, native.WhoisRequest{Key: id.Public()})
+		}
 		if err == nil {
 			return who.ID
 		}

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/secretstack/secretstack/plugins/hubclient"
 )
@@ -46,10 +47,17 @@ func TestASingleHubBecomesACluster(t *testing.T) {
 	guest := c.nodes[1].register(someone(t, 1))
 	c.nodes[0].whois(someone(t, 1))
 	file := filepath.Join(c.dir, "hub.tar")
-	for _, args := range [][]string{{"hub", "backup", file, "--root", "one"}, {"hub", "restore", file, "--root", "restored"}} {
-		if p := c.process(args...); p.wait() != exitOK {
-			t.Fatalf("%v: %s", args, p.errs.String())
+	for deadline := time.Now().Add(time.Minute); ; { // nodes that have just met may have no leader for a moment
+		p := c.process("hub", "backup", file, "--root", "one")
+		if p.wait() == exitOK {
+			break
 		}
+		if time.Now().After(deadline) {
+			t.Fatal(p.errs.String())
+		}
+	}
+	if p := c.process("hub", "restore", file, "--root", "restored"); p.wait() != exitOK {
+		t.Fatal(p.errs.String())
 	}
 	restored := attend(t, c.process("hub", "--json", "-a", ownHost(), "-p", "0", "--root", "restored"), ownHost())
 	if restored.ID != single.ID {
