@@ -132,11 +132,14 @@ func (h *Hub) openDir(context.Context) error {
 	return nil
 }
 
-// Listen opens addresses as they stand in Config.Listen, all or none, for Config.Listeners.
-func Listen(ctx context.Context, addresses []string) ([]net.Listener, error) {
+// Listen opens what Config.Listen names, all or none, for Config.Listeners. Its error is [ErrConfig] if New's would be.
+func Listen(ctx context.Context, cfg Config) ([]net.Listener, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
 	var config net.ListenConfig
 	var listeners []net.Listener
-	for _, address := range addresses {
+	for _, address := range cfg.Listen {
 		ln, err := config.Listen(ctx, "tcp", address)
 		if err != nil {
 			closeAll(listeners)
@@ -158,7 +161,7 @@ func (h *Hub) openListeners(ctx context.Context) error {
 	h.listeners = h.cfg.Listeners
 	if h.listeners == nil {
 		var err error
-		if h.listeners, err = Listen(ctx, h.cfg.Listen); err != nil {
+		if h.listeners, err = Listen(ctx, h.cfg); err != nil {
 			return err
 		}
 	}

@@ -94,6 +94,11 @@ func runHub(ctx context.Context, g *globals, file string, given *pflag.FlagSet) 
 	if err := d.place(ctx); err != nil {
 		return err
 	}
+	endCertificates, err := d.certificates()
+	if err != nil {
+		return err
+	}
+	defer endCertificates()
 	endListeners, err := d.listen(ctx)
 	if err != nil {
 		return err
@@ -103,11 +108,13 @@ func runHub(ctx context.Context, g *globals, file string, given *pflag.FlagSet) 
 		return err
 	}
 	d.config.Control = controlWorks(d.config.Dir)
-	endCertificates, err := d.certificates(ctx)
-	if err != nil {
-		return err
+	if d.settings.TLS {
+		endAutomatic, err := d.automatic(ctx)
+		if err != nil {
+			return err
+		}
+		defer endAutomatic()
 	}
-	defer endCertificates()
 	failed := make(chan error, 2)
 	defer d.serveAdmin(failed)()
 	if d.hub, err = hub.New(ctx, d.config); ctx.Err() != nil && err != nil {
@@ -124,6 +131,12 @@ func (d *daemon) place(ctx context.Context) (err error) {
 		return usagef("--root is empty")
 	}
 	d.config.Logger, d.config.Dir = d.log, d.g.hubDir()
+	if _, err := os.Stat(d.config.Dir); errors.Is(err, syscall.ENOTDIR) {
+		return checkFolder(d.config.Dir) // says so
+	}
+	if _, err := d.g.networkKey(); err != nil {
+		return err
+	}
 	d.config.Cluster, err = d.settings.cluster(ctx, d.g)
 	return err
 }
@@ -168,7 +181,7 @@ func waitingText(reached, of int) string {
 
 // listen opens all ports, before anything is written: where one is somebody else's, no trace is left.
 func (d *daemon) listen(ctx context.Context) (end func(), err error) {
-	listeners, err := hub.Listen(ctx, d.config.Listen)
+	listeners, err := hub.Listen(ctx, d.config)
 	if err != nil {
 		return nil, explainHub(err)
 	}
@@ -304,8 +317,8 @@ func (d *daemon) openAdmin() error {
 	return nil
 }
 
-// certificates gives the hub its certificates, from files or from an authority.
-func (d *daemon) certificates(ctx context.Context) (end func(), err error) {
+// certificates gives the hub its certificates from files, or sees that it can get some from an authority: see automatic.
+func (d *daemon) certificates() (end func(), err error) {
 	s := &d.settings
 	switch {
 	case s.TLS && (s.Cert != "" || s.Key != ""):
@@ -324,17 +337,14 @@ func (d *daemon) certificates(ctx context.Context) (end func(), err error) {
 		}
 		d.config.Certificates = files
 		return func() { _ = files.Close() }, nil
-	case s.TLS:
-		return d.automatic(ctx)
+	case s.TLS && s.Domain == "":
+		return nil, usagef("--tls needs to know for which --domain")
 	}
 	return func() {}, nil
 }
 
 func (d *daemon) automatic(ctx context.Context) (end func(), err error) {
 	s := &d.settings
-	if s.Domain == "" {
-		return nil, usagef("--tls needs to know for which --domain")
-	}
 	opts := cert.AutomaticOptions{
 		Domain: s.Domain, Folder: filepath.Join(d.config.Dir, "tls"), AgreeToTerms: true, Email: s.Email,
 		Directory: s.ACMEDirectory, KeyID: s.ACMEKeyID, MACKey: s.ACMEMACKey, Logger: d.log,
