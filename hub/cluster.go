@@ -36,7 +36,8 @@ const nodeNameFile = "node-name"
 // use the hub, and about Domain.
 //
 // Couriers are found and reached whichever node they are connected to, by circuits and by HTTP at their ids, and have one
-// mailbox, whose quotas are approximate. Rooms, and couriers of Secrez, are reached through the node that they have connected to.
+// mailbox, whose quotas are approximate. They are in one room. Couriers of Secrez are reached through the node that they have
+// connected to.
 type Cluster struct {
 	// Credential is what the operator has given to every node. The hub's identity is in it.
 	Credential *credential.Credential
@@ -172,6 +173,9 @@ func (h *Hub) openCluster(ctx context.Context) error {
 		Advertise: c.AdvertiseLinks, Release: h.cfg.Version, Answer: h.answerNode, Serve: h.serveLink, Load: h.load,
 		Limits: c.Limits, Logger: h.log,
 	})
+	if err == nil {
+		_ = h.background(h.watchRooms)
+	}
 	return err
 }
 
@@ -259,7 +263,9 @@ func (h *Hub) clusterStatus(stored *registry.ClusterStatus) *admin.Cluster {
 }
 
 func (h *Hub) load() cluster.Load {
-	l := cluster.Load{Couriers: len(h.directory.published()), Peers: len(h.directory.all()), Draining: h.isDraining()}
+	l := cluster.Load{
+		Couriers: len(h.directory.published()), Peers: len(h.directory.all()), Draining: h.isDraining(), Room: h.roomMark(),
+	}
 	if !l.Draining {
 		l.Public = h.cfg.Cluster.Public
 	}
@@ -274,9 +280,9 @@ func (h *Hub) present(key keys.PublicKey) {
 	h.nodes.telling.Lock()
 	defer h.nodes.telling.Unlock()
 	if h.directory.courier(key) != nil && !h.isDraining() {
-		h.nodes.node.Publish(key)
+		h.nodes.node.Publish(cluster.Courier, key)
 	} else {
-		h.nodes.node.Withdraw(key)
+		h.nodes.node.Withdraw(cluster.Courier, key)
 	}
 }
 
@@ -285,22 +291,36 @@ func (h *Hub) withdraw() {
 	for _, s := range h.directory.published() {
 		h.present(s.peer.Key())
 	}
+	here, _ := h.room.Here()
+	for _, raw := range here {
+		if key, err := keys.NewPublicKey(raw[:]); err == nil {
+			h.attending(key)
+		}
+	}
 }
 
-// nodeQuestion is what nodes ask each other about a courier.
+// nodeQuestion is what nodes ask each other about a courier, an attendant, or themselves.
 type nodeQuestion struct {
 	Ask     string         `json:"ask"` // one of those below
 	Visitor keys.PublicKey `json:"visitor,omitzero"`
+	After   []byte         `json:"after,omitempty"` // of a room: the last key that is known
 }
 
 const (
 	askReach   = "reach"   // nodeReach
 	askCircuit = "circuit" // native.Connected
+	askRoom    = "room"    // nodeRoom
 )
 
 // nodeReach is how a courier can be reached.
 type nodeReach struct {
 	Serves []string `json:"serves"`
+}
+
+// nodeRoom is a part of who is in a node's room.
+type nodeRoom struct {
+	Keys []byte `json:"keys"` // one after the other
+	More bool   `json:"more,omitempty"`
 }
 
 // The refusals of questions and links.
@@ -313,10 +333,18 @@ const (
 	nodeDraining     cluster.Refusal = "draining"
 )
 
-// answerNode answers another node's question about a courier that is here.
-func (h *Hub) answerNode(_ context.Context, key keys.PublicKey, body []byte) ([]byte, error) {
+// answerNode answers another node's question about somebody who is here.
+func (h *Hub) answerNode(_ context.Context, as cluster.Role, key keys.PublicKey, body []byte) ([]byte, error) {
 	var q nodeQuestion
 	if json.Unmarshal(body, &q) != nil {
+		return nil, nodeBadRequest
+	}
+	switch {
+	case as == cluster.Self && q.Ask == askRoom:
+		return h.tellRoom(q.After)
+	case as == cluster.Attendant && q.Ask == askReach:
+		return []byte("{}"), nil
+	case as != cluster.Courier:
 		return nil, nodeBadRequest
 	}
 	rec, _ := h.registry.LookupKey(key)
@@ -380,6 +408,11 @@ func (h *Hub) leaveNodes() {
 
 // ask puts a question to the node that has a courier. Without a cluster no node has it.
 func (h *Hub) ask(ctx context.Context, key keys.PublicKey, q nodeQuestion, into any) (cluster.Place, error) {
+	return h.askAs(ctx, cluster.Courier, key, q, into)
+}
+
+// askAs puts a question to a node that has somebody.
+func (h *Hub) askAs(ctx context.Context, as cluster.Role, key keys.PublicKey, q nodeQuestion, into any) (cluster.Place, error) {
 	if h.nodes.node == nil {
 		return cluster.Place{}, cluster.ErrOffline
 	}
@@ -390,7 +423,7 @@ func (h *Hub) ask(ctx context.Context, key keys.PublicKey, q nodeQuestion, into 
 	var place cluster.Place
 	var reply []byte
 	err = h.follow(ctx, func() (err error) {
-		place, reply, err = h.nodes.node.Ask(ctx, key, body)
+		place, reply, err = h.nodes.node.Ask(ctx, as, key, body)
 		return err
 	})
 	if err == nil && json.Unmarshal(reply, into) != nil {
@@ -412,12 +445,16 @@ func (h *Hub) elsewhereReach(ctx context.Context, key keys.PublicKey) (cluster.P
 // linkRequest is what one node opens a link to another for.
 type linkRequest struct {
 	For string         `json:"for"`
-	Key keys.PublicKey `json:"key,omitzero"` // for HTTP: of the courier
+	Key keys.PublicKey `json:"key,omitzero"` // for HTTP: of the courier; for a tunnel: of the target
+	// For a tunnel: who opens it, and the argument of tunnel.connect.
+	Origin  keys.PublicKey  `json:"origin,omitzero"`
+	Request json.RawMessage `json:"request,omitempty"`
 }
 
 const (
 	linkCircuit = "circuit" // bare: a preamble follows, as from an end
 	linkHTTP    = "http"    // a connection on which the courier serves HTTP
+	linkTunnel  = "tunnel"  // a tunnel of the room: packets
 )
 
 // dialNode opens a link.
@@ -442,6 +479,8 @@ func (h *Hub) serveLink(ctx context.Context, _ keys.PublicKey, body []byte, acce
 		}
 	case err == nil && r.For == linkHTTP:
 		h.serveWebLink(ctx, r.Key, accept)
+	case err == nil && r.For == linkTunnel:
+		h.serveTunnelLink(ctx, r, accept)
 	default:
 		_, _ = accept(nodeBadRequest)
 	}

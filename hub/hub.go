@@ -217,14 +217,18 @@ func (h *Hub) openAdmission(ctx context.Context) error {
 func (h *Hub) openApp(context.Context) error {
 	l := h.cfg.Limits
 	stack := secretstack.New(secretstack.Options{Bare: true})
-	rooms := room.Plugin(room.Config{
+	cfg := room.Config{
 		Name: h.cfg.Name, MaxTunnels: l.MaxTunnels, MaxTunnelsPerPeer: l.MaxTunnelsPerPeer, TunnelIdle: l.TunnelIdle,
 		Member: func(key keys.PublicKey) bool {
 			_, known := h.registry.LookupKey(key)
 			return known
 		},
-	})
-	if err := stack.Use(secretstack.SHSPlugin(), h.transports(), rooms, h.plugin(), h.control()); err != nil {
+		Changed: h.attending,
+	}
+	if h.cfg.Cluster != nil {
+		cfg.Elsewhere = h.tunnelElsewhere
+	}
+	if err := stack.Use(secretstack.SHSPlugin(), h.transports(), room.Plugin(cfg), h.plugin(), h.control()); err != nil {
 		return err
 	}
 	incoming := map[string][]multiserver.Incoming{

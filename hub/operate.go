@@ -112,17 +112,13 @@ func certificates(all []cert.Status, now time.Time) (list []admin.Certificate, p
 // Couriers lists who is connected.
 func (h *Hub) Couriers() []admin.Courier {
 	var all []admin.Courier
-	attendants := map[string]bool{}
-	for _, ref := range h.room.Attendants() {
-		attendants[ref] = true
-	}
 	for _, s := range h.directory.all() {
 		c := admin.Courier{Key: s.peer.Key(), Kind: admin.KindRoom, Addr: s.addr, Since: s.since()}
 		rec, known := h.registry.LookupKey(c.Key)
 		switch {
 		case s.isPublished() && known:
 			c.Kind, c.ID = admin.KindNative, rec.ID
-		case !attendants[c.Key.Ref()]:
+		case !h.room.Has(c.Key):
 			continue // a visitor
 		}
 		stats := s.peer.Stats()

@@ -14,13 +14,32 @@ import (
 )
 
 const (
-	subjectKey   = "hub.at."   // and the key in hexadecimal digits
 	subjectHello = "hub.hello" // what nodes say of themselves
 
-	queueGroup = "hub" // one of those who have the courier answers
+	queueGroup = "hub" // one of those who have whom is looked for answers
 )
 
-func subjectOf(key [keys.PublicKeySize]byte) string { return subjectKey + hex.EncodeToString(key[:]) }
+// prefixes are what subjects begin with; the key follows in hexadecimal digits.
+func prefixes() [3]string {
+	return [...]string{Courier: "hub.at.", Attendant: "hub.in.", Self: "hub.node."}
+}
+
+func (p presence) subject() string { return prefixes()[p.role] + hex.EncodeToString(p.key[:]) }
+
+// sought tells whom a subject is about.
+func sought(subject string) (as Role, key keys.PublicKey, err error) {
+	for role, prefix := range prefixes() {
+		if digits, found := strings.CutPrefix(subject, prefix); found {
+			raw, err := hex.DecodeString(digits)
+			if err != nil {
+				return 0, key, err
+			}
+			key, err = keys.NewPublicKey(raw)
+			return Role(role), key, err
+		}
+	}
+	return 0, key, errors.New("cluster: a subject of nobody")
+}
 
 // Place is where a node takes links.
 type Place struct {
@@ -29,7 +48,7 @@ type Place struct {
 	Address string         `json:"address"`
 }
 
-// A question is what a node asks about a courier.
+// A question is what a node asks about somebody.
 type question struct {
 	Version int    `json:"version"`
 	Body    []byte `json:"body,omitempty"`
@@ -43,13 +62,13 @@ type answer struct {
 	Body    []byte  `json:"body,omitempty"`
 }
 
-// Ask puts a question to a node that has a courier, and tells which that is. If several have it, one of them is asked. Its
-// error is ErrOffline at once when no node has it; ErrUnreachable, ErrVersion, ErrBusy, a [Refusal], or that of ctx.
-func (n *Node) Ask(ctx context.Context, key keys.PublicKey, body []byte) (_ Place, _ []byte, err error) {
+// Ask puts a question to a node that has somebody, and tells which that is. If several have him, one of them is asked. Its
+// error is ErrOffline at once when no node has him; ErrUnreachable, ErrVersion, ErrBusy, a [Refusal], or that of ctx.
+func (n *Node) Ask(ctx context.Context, as Role, key keys.PublicKey, body []byte) (_ Place, _ []byte, err error) {
 	defer func() { n.counts.question(err) }()
 	for range n.cfg.Limits.AskAttempts {
 		var a answer
-		if a, err = n.ask(ctx, key, body); err == nil {
+		if a, err = n.ask(ctx, presence{as, key.Array()}, body); err == nil {
 			return a.Place, a.Body, nil
 		}
 		if !errors.Is(err, ErrUnreachable) || ctx.Err() != nil {
@@ -59,7 +78,7 @@ func (n *Node) Ask(ctx context.Context, key keys.PublicKey, body []byte) (_ Plac
 	return Place{}, nil, err
 }
 
-func (n *Node) ask(ctx context.Context, key keys.PublicKey, body []byte) (a answer, err error) {
+func (n *Node) ask(ctx context.Context, whom presence, body []byte) (a answer, err error) {
 	if n.life.Err() != nil {
 		return a, ErrClosed
 	}
@@ -73,7 +92,7 @@ func (n *Node) ask(ctx context.Context, key keys.PublicKey, body []byte) (a answ
 	}
 	waiting, cancel := context.WithTimeout(ctx, n.cfg.Limits.AskTimeout)
 	defer cancel()
-	m, err := conn.RequestWithContext(waiting, subjectOf(key.Array()), data)
+	m, err := conn.RequestWithContext(waiting, whom.subject(), data)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
 		return a, ErrOffline
@@ -133,11 +152,7 @@ func (n *Node) question(m *nats.Msg) {
 
 func (n *Node) answer(m *nats.Msg) {
 	var q question
-	var key keys.PublicKey
-	raw, err := hex.DecodeString(strings.TrimPrefix(m.Subject, subjectKey))
-	if err == nil {
-		key, err = keys.NewPublicKey(raw)
-	}
+	as, key, err := sought(m.Subject)
 	if err == nil {
 		err = json.Unmarshal(m.Data, &q)
 	}
@@ -148,13 +163,13 @@ func (n *Node) answer(m *nats.Msg) {
 	case !n.cfg.works(q.Version):
 		n.reply(m, nil, refusedVersion)
 		return
-	case !n.has(key):
+	case !n.has(presence{as, key.Array()}):
 		n.reply(m, nil, refusedAway)
 		return
 	}
 	ctx, cancel := context.WithTimeout(n.life, n.cfg.Limits.AnswerTimeout)
 	defer cancel()
-	body, err := n.cfg.Answer(ctx, key, q.Body)
+	body, err := n.cfg.Answer(ctx, as, key, q.Body)
 	if err != nil {
 		n.reply(m, nil, refusalOf(err))
 		return

@@ -34,9 +34,9 @@ type Config struct {
 	// Release is the program's version, for people.
 	Release string
 
-	// Answer answers a question about a courier that this node has published. Its error travels if it is a [Refusal]; ErrOffline
-	// says that the courier is not here after all.
-	Answer func(ctx context.Context, key keys.PublicKey, question []byte) ([]byte, error)
+	// Answer answers a question about somebody that this node has published, or about the node, which has published itself. Its
+	// error travels if it is a [Refusal]; ErrOffline says that nobody is here after all.
+	Answer func(ctx context.Context, as Role, key keys.PublicKey, question []byte) ([]byte, error)
 	// Serve takes a link that another node has opened, with its request. It must call accept once, from its own goroutine: with
 	// why not, or with nil, and then it owns the connection that it gets, also after it has returned.
 	Serve func(ctx context.Context, from keys.PublicKey, request []byte, accept func(error) (net.Conn, error))
@@ -56,6 +56,8 @@ type Load struct {
 	Peers    int    `json:"peers"`
 	Draining bool   `json:"draining,omitempty"`
 	Public   string `json:"public,omitempty"` // an address that leads to this node and no other
+	// Room is another text whenever others are in the room of this node. Empty: nobody is.
+	Room string `json:"room,omitempty"`
 }
 
 // Limits are the bounds of a node. The zero value of each field means its default.

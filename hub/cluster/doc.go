@@ -5,8 +5,8 @@
 //		return err // ErrVersion: a node that this one cannot work with is there
 //	}
 //	defer n.Close()
-//	n.Publish(key)                              // a courier has connected here
-//	place, reply, err := n.Ask(ctx, key, question) // of the node that has it; ErrOffline at once if none has
+//	n.Publish(cluster.Courier, key)                              // a courier has connected here
+//	place, reply, err := n.Ask(ctx, cluster.Courier, key, question) // of the node that has it; ErrOffline at once if none has
 //	conn, err := n.Dial(ctx, place, request, true) // a direct connection to that node
 //
 // # Presence

@@ -30,15 +30,31 @@ type Node struct {
 	counts  counts
 
 	mu        sync.Mutex
-	published map[[keys.PublicKeySize]byte]bool // guarded by mu
-	changed   []change                          // of published, not yet told to the bus; guarded by mu
-	others    map[string]*other                 // by name; guarded by mu
-	closed    bool                              // guarded by mu
+	published map[presence]bool // guarded by mu
+	changed   []change          // of published, not yet told to the bus; guarded by mu
+	others    map[string]*other // by name; guarded by mu
+	closed    bool              // guarded by mu
 }
 
-// A change is a courier that has come or gone.
-type change struct {
+// Role is what somebody is looked for as.
+type Role uint8
+
+// The roles.
+const (
+	Courier   Role = iota // who is reached by circuits and HTTP
+	Attendant             // who is in the room
+	Self                  // a node: its key is in its [Place]
+)
+
+// A presence is somebody who is reached through this node.
+type presence struct {
+	role Role
 	key  [keys.PublicKeySize]byte
+}
+
+// A change is somebody who has come or gone.
+type change struct {
+	presence
 	here bool
 }
 
@@ -56,10 +72,11 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		links:     make(chan struct{}, cfg.Limits.MaxLinks),
 		inbox:     make(chan *nats.Msg, cfg.Limits.MaxAnswers),
 		ready:     make(chan struct{}),
-		published: map[[keys.PublicKeySize]byte]bool{},
+		published: map[presence]bool{},
 		others:    map[string]*other{},
 	}
 	n.shs = multiserver.SHS(multiserver.SHSConfig{Identity: cfg.Identity, AppKey: cfg.AppKey})
+	n.Publish(Self, cfg.Identity.Public())
 	n.life, n.end = context.WithCancel(context.Background())
 	n.wg.Go(n.attend)
 	n.wg.Go(n.receive)
@@ -132,7 +149,7 @@ func retryPause(conn *nats.Conn) time.Duration {
 
 // serve is attend for one connection. It returns when that is of no use any more.
 func (n *Node) serve(conn *nats.Conn, changed <-chan struct{}, subscribed func()) {
-	subs := map[[keys.PublicKeySize]byte]*nats.Subscription{}
+	subs := map[presence]*nats.Subscription{}
 	hellos, err := conn.ChanSubscribe(subjectHello, n.inbox)
 	if err != nil {
 		return
@@ -173,17 +190,17 @@ func (n *Node) flush(conn *nats.Conn) error {
 	return conn.FlushWithContext(ctx)
 }
 
-func (n *Node) tell(conn *nats.Conn, subs map[[keys.PublicKeySize]byte]*nats.Subscription, c change) error {
-	sub := subs[c.key]
+func (n *Node) tell(conn *nats.Conn, subs map[presence]*nats.Subscription, c change) error {
+	sub := subs[c.presence]
 	switch {
 	case c.here && sub == nil:
-		sub, err := conn.ChanQueueSubscribe(subjectOf(c.key), queueGroup, n.inbox)
+		sub, err := conn.ChanQueueSubscribe(c.subject(), queueGroup, n.inbox)
 		if err != nil {
 			return err
 		}
-		subs[c.key] = sub
+		subs[c.presence] = sub
 	case !c.here && sub != nil:
-		delete(subs, c.key)
+		delete(subs, c.presence)
 		return sub.Unsubscribe()
 	}
 	return nil
@@ -195,8 +212,8 @@ func (n *Node) all() []change {
 	defer n.mu.Unlock()
 	n.changed = nil
 	all := make([]change, 0, len(n.published))
-	for key := range n.published {
-		all = append(all, change{key, true})
+	for p := range n.published {
+		all = append(all, change{p, true})
 	}
 	return all
 }
@@ -210,23 +227,22 @@ func (n *Node) take() []change {
 	return changed
 }
 
-// Publish says that a courier is reached through this node.
-func (n *Node) Publish(key keys.PublicKey) { n.set(key, true) }
+// Publish says that somebody is reached through this node.
+func (n *Node) Publish(as Role, key keys.PublicKey) { n.set(presence{as, key.Array()}, true) }
 
 // Withdraw says that it is not any more.
-func (n *Node) Withdraw(key keys.PublicKey) { n.set(key, false) }
+func (n *Node) Withdraw(as Role, key keys.PublicKey) { n.set(presence{as, key.Array()}, false) }
 
-func (n *Node) set(key keys.PublicKey, here bool) {
+func (n *Node) set(p presence, here bool) {
 	n.mu.Lock()
-	k := key.Array()
-	same := n.published[k] == here
+	same := n.published[p] == here
 	if here {
-		n.published[k] = true
+		n.published[p] = true
 	} else {
-		delete(n.published, k)
+		delete(n.published, p)
 	}
 	if !same {
-		n.changed = append(n.changed, change{k, here})
+		n.changed = append(n.changed, change{p, here})
 	}
 	n.mu.Unlock()
 	select {
@@ -235,8 +251,8 @@ func (n *Node) set(key keys.PublicKey, here bool) {
 	}
 }
 
-func (n *Node) has(key keys.PublicKey) bool {
+func (n *Node) has(p presence) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.published[key.Array()]
+	return n.published[p]
 }

@@ -104,7 +104,7 @@ func configOf(tb testing.TB, b Bus, name string) Config {
 	}
 	return Config{
 		Bus: b, Name: name, Identity: identity(tb, name), AppKey: appKey(tb, "test"), Listener: ln,
-		Answer: func(_ context.Context, _ keys.PublicKey, q []byte) ([]byte, error) {
+		Answer: func(_ context.Context, _ Role, _ keys.PublicKey, q []byte) ([]byte, error) {
 			if r, ok := bytes.CutPrefix(q, []byte("refuse ")); ok {
 				return nil, Refusal(r)
 			}
@@ -146,7 +146,7 @@ func found(tb testing.TB, n *Node, key keys.PublicKey) (place Place) {
 	tb.Helper()
 	eventually(tb, "the courier is found", func() bool {
 		var err error
-		place, _, err = n.Ask(tb.Context(), key, nil)
+		place, _, err = n.Ask(tb.Context(), Courier, key, nil)
 		if err != nil && !errors.Is(err, ErrOffline) && !errors.Is(err, ErrUnreachable) {
 			tb.Fatal(err)
 		}
@@ -158,7 +158,7 @@ func found(tb testing.TB, n *Node, key keys.PublicKey) (place Place) {
 func gone(tb testing.TB, n *Node, key keys.PublicKey) {
 	tb.Helper()
 	eventually(tb, "the courier is offline", func() bool {
-		_, _, err := n.Ask(tb.Context(), key, nil)
+		_, _, err := n.Ask(tb.Context(), Courier, key, nil)
 		return errors.Is(err, ErrOffline)
 	})
 }
@@ -167,20 +167,20 @@ func TestACourierIsFoundWhereItIs(t *testing.T) {
 	s := engine(t)
 	a, b := open(t, configOf(t, newBus(t, s), "a")), open(t, configOf(t, newBus(t, s), "b"))
 	courier := identity(t, "courier").Public()
-	if _, _, err := a.Ask(t.Context(), courier, nil); !errors.Is(err, ErrOffline) {
+	if _, _, err := a.Ask(t.Context(), Courier, courier, nil); !errors.Is(err, ErrOffline) {
 		t.Errorf("a courier that is nowhere: %v", err)
 	}
-	b.Publish(courier)
+	b.Publish(Courier, courier)
 	if place := found(t, a, courier); place.Node != "b" || !place.Key.Equal(identity(t, "b").Public()) {
 		t.Errorf("it is at %+v", place)
 	}
-	if _, got, err := a.Ask(t.Context(), courier, []byte("hello")); err != nil || string(got) != "b heard hello" {
+	if _, got, err := a.Ask(t.Context(), Courier, courier, []byte("hello")); err != nil || string(got) != "b heard hello" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if _, _, err := a.Ask(t.Context(), courier, []byte("refuse full")); !errors.Is(err, Refusal("full")) {
+	if _, _, err := a.Ask(t.Context(), Courier, courier, []byte("refuse full")); !errors.Is(err, Refusal("full")) {
 		t.Errorf("a refusal arrives as %v", err)
 	}
-	b.Withdraw(courier)
+	b.Withdraw(Courier, courier)
 	gone(t, a, courier)
 }
 
@@ -189,11 +189,11 @@ func TestVisitorsAreSpreadOverTheNodesThatHaveACourier(t *testing.T) {
 	a := open(t, configOf(t, newBus(t, s), "a"))
 	courier := identity(t, "courier").Public()
 	for _, name := range []string{"b", "c"} {
-		open(t, configOf(t, newBus(t, s), name)).Publish(courier)
+		open(t, configOf(t, newBus(t, s), name)).Publish(Courier, courier)
 	}
 	seen := map[string]bool{}
 	eventually(t, "both are asked", func() bool {
-		place, _, err := a.Ask(t.Context(), courier, nil)
+		place, _, err := a.Ask(t.Context(), Courier, courier, nil)
 		if err == nil {
 			seen[place.Node] = true
 		}
@@ -207,7 +207,7 @@ func TestNothingIsLeftOfANodeThatIsGone(t *testing.T) {
 	theirs := newBus(t, s)
 	b := open(t, configOf(t, theirs, "b"))
 	courier := identity(t, "courier").Public()
-	b.Publish(courier)
+	b.Publish(Courier, courier)
 	found(t, a, courier)
 	theirs.cut()
 	gone(t, a, courier)
@@ -215,8 +215,8 @@ func TestNothingIsLeftOfANodeThatIsGone(t *testing.T) {
 	found(t, a, courier)
 	theirs.cut()
 	other := identity(t, "other").Public()
-	b.Withdraw(courier)
-	b.Publish(other)
+	b.Withdraw(Courier, courier)
+	b.Publish(Courier, other)
 	theirs.connect()
 	found(t, a, other)
 	gone(t, a, courier)
@@ -252,7 +252,7 @@ func TestVersionsOneApartWorkTogetherAndOthersAreRefused(t *testing.T) {
 	}
 	next := open(t, at(version+1))
 	courier := identity(t, "courier").Public()
-	next.Publish(courier)
+	next.Publish(Courier, courier)
 	place := found(t, a, courier)
 	conn, err := a.Dial(t.Context(), place, nil, false)
 	if err != nil {

@@ -35,11 +35,13 @@ type presence struct {
 	changed  chan struct{}                   // closed by the next change
 	snapshot *state                          // of seq; nil when not made yet
 	left     map[*secretstack.Peer]time.Time // when sessions have left, for as long as they rest
+	here     uint64                          // counts the changes of who has sessions here
 }
 
 type attendant struct {
-	order    uint64
-	sessions []*secretstack.Peer // announced, the latest last
+	order     uint64
+	sessions  []*secretstack.Peer // announced, the latest last
+	elsewhere bool                // in another part of the room
 }
 
 // event is one change of who is present.
@@ -99,7 +101,17 @@ func newPresence() *presence {
 func (p *presence) announce(session *secretstack.Peer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	key := session.Key().Array()
+	a := p.join(session.Key().Array())
+	if len(a.sessions) == 0 {
+		p.here++
+	}
+	if !slices.Contains(a.sessions, session) {
+		a.sessions = append(a.sessions, session)
+	}
+}
+
+// join returns an attendant, who comes if he is not present. The caller holds mu.
+func (p *presence) join(key [32]byte) *attendant {
 	a := p.present[key]
 	if a == nil {
 		p.joins++
@@ -107,9 +119,46 @@ func (p *presence) announce(session *secretstack.Peer) {
 		p.present[key] = a
 		p.note(event{joined: true, key: key})
 	}
-	if !slices.Contains(a.sessions, session) {
-		a.sessions = append(a.sessions, session)
+	return a
+}
+
+// part lets an attendant go who is nowhere any more. The caller holds mu.
+func (p *presence) part(key [32]byte, a *attendant) {
+	if len(a.sessions) == 0 && !a.elsewhere {
+		delete(p.present, key)
+		p.note(event{key: key})
 	}
+}
+
+// setElsewhere says who is in other parts of the room, and nobody else.
+func (p *presence) setElsewhere(all [][32]byte) {
+	there := make(map[[32]byte]bool, len(all))
+	for _, key := range all {
+		there[key] = true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, key := range all {
+		p.join(key).elsewhere = true
+	}
+	for key, a := range p.present {
+		if a.elsewhere && !there[key] {
+			a.elsewhere = false
+			p.part(key, a)
+		}
+	}
+}
+
+// local returns who has sessions here, and a number that is another one whenever that changes.
+func (p *presence) local() (all [][32]byte, revision uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, a := range p.present {
+		if len(a.sessions) > 0 {
+			all = append(all, key)
+		}
+	}
+	return all, p.here
 }
 
 // retire takes back what announce did because the session asks for it. It has to rest then.
@@ -149,8 +198,8 @@ func (p *presence) remove(session *secretstack.Peer) bool {
 	}
 	a.sessions = slices.DeleteFunc(a.sessions, func(s *secretstack.Peer) bool { return s == session })
 	if len(a.sessions) == 0 {
-		delete(p.present, key)
-		p.note(event{key: key})
+		p.here++
+		p.part(key, a)
 	}
 	return true
 }
@@ -172,7 +221,7 @@ func (p *presence) session(key [32]byte) *secretstack.Peer {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a := p.present[key]
-	if a == nil {
+	if a == nil || len(a.sessions) == 0 {
 		return nil
 	}
 	return a.sessions[len(a.sessions)-1]

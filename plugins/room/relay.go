@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"sync"
@@ -21,27 +22,85 @@ func (r *Room) connect(ctx context.Context, args muxrpc.Args, in *muxrpc.Stream[
 	if err != nil {
 		return err
 	}
-	target, err := r.target(caller, request)
+	target, err := r.target(caller.Key(), request)
 	if err != nil {
 		return err
 	}
-	use, ok := r.tunnels.enter(caller.Key().Array(), r.cfg)
+	return r.tunnel(ctx, caller.Key(), target, request, in, r.anywhere)
+}
+
+// Half is one half of a tunnel.
+type Half interface {
+	// Recv gives the next item. Its error is io.EOF after an end in order, or a [muxrpc.RemoteError] that the other side has ended
+	// it with.
+	Recv(ctx context.Context) (muxrpc.Value, error)
+	Send(ctx context.Context, item muxrpc.Value) error
+	// Close ends it in order, Abort with an error that the other side is told.
+	Close(ctx context.Context) error
+	Abort(err error)
+}
+
+// Join joins a tunnel that comes from another part of the room with an attendant of this one, and returns when it has ended.
+// Its error is for the other side; the caller ends the half with it.
+func (r *Room) Join(ctx context.Context, origin, target keys.PublicKey, request []byte, in Half) error {
+	var c rooms.ConnectRequest
+	if len(request) > longestForwarded || json.Unmarshal(request, &c) != nil {
+		return rooms.ErrNoRequest
+	}
+	return r.tunnel(ctx, origin, target, &c, in, r.here)
+}
+
+// opening opens the half of a tunnel to a target. gone is closed when the target has gone away; nil if that is not known.
+type opening func(ctx context.Context, origin, target keys.PublicKey, request *rooms.ConnectRequest) (out Half, gone <-chan struct{}, err error)
+
+// here opens it over a session of the target with this app.
+func (r *Room) here(ctx context.Context, origin, target keys.PublicKey, request *rooms.ConnectRequest) (Half, <-chan struct{}, error) {
+	session := r.presence.session(target.Array())
+	if session == nil {
+		return nil, nil, couldNotConnect(request.Target)
+	}
+	request.Origin = origin.Ref()
+	out, err := muxrpc.Duplex[muxrpc.Value, muxrpc.Value](ctx, session, rooms.MethodConnect, request)
+	if err != nil {
+		return nil, nil, couldNotConnect(request.Target)
+	}
+	return out, session.Done(), nil
+}
+
+// anywhere opens it here, or else in another part of the room.
+func (r *Room) anywhere(ctx context.Context, origin, target keys.PublicKey, request *rooms.ConnectRequest) (Half, <-chan struct{}, error) {
+	if r.cfg.Elsewhere == nil || r.Has(target) {
+		return r.here(ctx, origin, target, request)
+	}
+	body, err := json.Marshal(request)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := r.cfg.Elsewhere(ctx, origin, target, body)
+	if err != nil {
+		return nil, nil, couldNotConnect(request.Target)
+	}
+	return out, nil, nil
+}
+
+// tunnel joins the half of a caller with one to the target.
+func (r *Room) tunnel(ctx context.Context, origin, target keys.PublicKey, request *rooms.ConnectRequest, in Half, open opening) error {
+	use, ok := r.tunnels.enter(origin.Array(), r.cfg)
 	if !ok {
 		return muxrpc.Errorf("too many tunnels are open")
 	}
 	defer r.tunnels.leave(use)
 
-	request.Origin = caller.Key().Ref()
 	// The end of the caller's half must not cut the target's off: join ends it the way the caller's ended.
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	out, err := muxrpc.Duplex[muxrpc.Value, muxrpc.Value](life, target, rooms.MethodConnect, request)
+	out, gone, err := open(life, origin, target, request)
 	if err != nil {
-		return couldNotConnect(request.Target)
+		return err
 	}
 	t := &tunnel{
 		usage: use, mayIdle: r.cfg.TunnelIdle, in: in, out: out,
-		callerGone: ctx.Done(), targetGone: target.Done(), closing: r.closing,
+		callerGone: ctx.Done(), targetGone: gone, closing: r.closing,
 	}
 	return t.run(life, cancel)
 }
@@ -49,30 +108,27 @@ func (r *Room) connect(ctx context.Context, args muxrpc.Args, in *muxrpc.Stream[
 const (
 	// longestRequest bounds what is passed on to a target, which has to keep it as long as the tunnel lasts.
 	longestRequest = 1 << 10
+	// longestForwarded is what a request becomes at most when it is written anew.
+	longestForwarded = 8 * longestRequest
 	// longestReason bounds the text of an error that is passed on.
 	longestReason = 1 << 10
 )
 
-// target returns the session of the attendant that the caller asks for.
-func (r *Room) target(caller *secretstack.Peer, request *rooms.ConnectRequest) (*secretstack.Peer, error) {
+// target returns whom the caller asks for.
+func (r *Room) target(caller keys.PublicKey, request *rooms.ConnectRequest) (key keys.PublicKey, err error) {
 	if request == nil {
-		return nil, rooms.ErrNoRequest
+		return key, rooms.ErrNoRequest
 	}
 	if request.Portal != "" && request.Portal != r.app.ID().Ref() {
-		return nil, muxrpc.Errorf("talking to the wrong room")
+		return key, muxrpc.Errorf("talking to the wrong room")
 	}
-	key, err := keys.ParsePublicKey(request.Target)
-	if err != nil {
-		return nil, couldNotConnect(request.Target)
+	if key, err = keys.ParsePublicKey(request.Target); err != nil {
+		return key, couldNotConnect(request.Target)
 	}
-	if key.Equal(caller.Key()) {
-		return nil, muxrpc.Errorf("can't connect to self")
+	if key.Equal(caller) {
+		return key, muxrpc.Errorf("can't connect to self")
 	}
-	target := r.presence.session(key.Array())
-	if target == nil {
-		return nil, couldNotConnect(request.Target)
-	}
-	return target, nil
+	return key, nil
 }
 
 // couldNotConnect is what room clients are told of a target that is not here.
@@ -84,7 +140,7 @@ func couldNotConnect(target string) error {
 type tunnel struct {
 	*usage
 	mayIdle                         time.Duration
-	in, out                         *muxrpc.Stream[muxrpc.Value, muxrpc.Value]
+	in, out                         Half
 	callerGone, targetGone, closing <-chan struct{}
 }
 
@@ -184,7 +240,7 @@ func forPeer(err error) error {
 }
 
 // pass sends to one half what the other receives, until either ends, and says when something has passed.
-func pass(ctx context.Context, to, from *muxrpc.Stream[muxrpc.Value, muxrpc.Value], passed func()) error {
+func pass(ctx context.Context, to, from Half, passed func()) error {
 	for {
 		item, err := from.Recv(ctx)
 		if err != nil {

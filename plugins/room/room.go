@@ -49,6 +49,11 @@ type Config struct {
 	// TunnelIdle is how long a tunnel may be open without a byte either way. Zero: 15 minutes, which is longer than
 	// connections inside are left idle.
 	TunnelIdle time.Duration `json:"-"`
+	// Elsewhere opens the other half of a tunnel to an attendant of another part of the room, which gets the request in
+	// [Room.Join]. Nil: the room has no other parts.
+	Elsewhere func(ctx context.Context, origin, target keys.PublicKey, request []byte) (Half, error) `json:"-"`
+	// Changed is told that an attendant may have come here or gone; see [Room.Has]. Nil: nobody is told.
+	Changed func(key keys.PublicKey) `json:"-"`
 	// Member says whether a peer is a member, for room.metadata. Nil: nobody is.
 	Member func(key keys.PublicKey) bool `json:"-"`
 }
@@ -59,6 +64,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxTunnelsPerPeer == 0 {
 		c.MaxTunnelsPerPeer = 64
+	}
+	if c.Changed == nil {
+		c.Changed = func(keys.PublicKey) {}
 	}
 	if c.TunnelIdle == 0 {
 		c.TunnelIdle = 15 * time.Minute
@@ -98,7 +106,10 @@ func initRoom(s *secretstack.Setup, cfg Config) error {
 	cfg.setDefaults()
 	r := &Room{app: s.App(), cfg: cfg, presence: newPresence(), closing: make(chan struct{})}
 	r.close = sync.OnceFunc(func() { close(r.closing) })
-	s.OnDisconnect(r.presence.leave)
+	s.OnDisconnect(func(p *secretstack.Peer) {
+		r.presence.leave(p)
+		r.cfg.Changed(p.Key())
+	})
 	s.OnClose(r.close)
 	s.Export(r)
 	if err := muxrpc.HandleAsync(s, "metadata", r.metadata); err != nil {
@@ -124,11 +135,21 @@ func initTunnel(_ context.Context, s *secretstack.Setup) error {
 	return nil
 }
 
-// Attendants returns the references of the peers that are reachable through the room, in the order of their coming.
+// Attendants returns the references of the peers that are reachable through the room, other parts included, in the order of their coming.
 func (r *Room) Attendants() []string {
 	state, _ := r.presence.now()
 	return append([]string(nil), state.refs...)
 }
+
+// Has reports whether an attendant is reached through a session of this app.
+func (r *Room) Has(key keys.PublicKey) bool { return r.presence.session(key.Array()) != nil }
+
+// Here returns who is reached through sessions of this app, in no order, and a number that is another one whenever that
+// changes.
+func (r *Room) Here() ([][keys.PublicKeySize]byte, uint64) { return r.presence.local() }
+
+// SetElsewhere says who is in the other parts of the room. They are shown to all, and reached by Config.Elsewhere.
+func (r *Room) SetElsewhere(all [][keys.PublicKeySize]byte) { r.presence.setElsewhere(all) }
 
 // Tunnels returns how many tunnels go through the room.
 func (r *Room) Tunnels() int { return r.tunnels.count() }
@@ -163,7 +184,9 @@ func (r *Room) announce(ctx context.Context, _ muxrpc.None) (bool, error) {
 }
 
 func (r *Room) leave(ctx context.Context, _ muxrpc.None) (bool, error) {
-	r.presence.retire(secretstack.PeerFrom(ctx))
+	p := secretstack.PeerFrom(ctx)
+	r.presence.retire(p)
+	r.cfg.Changed(p.Key())
 	return true, nil
 }
 
@@ -180,11 +203,12 @@ func (r *Room) attend(ctx context.Context) bool {
 		}
 	}
 	r.presence.announce(session)
-	if session.Ended() { // maybe it has left before it came
+	ended := session.Ended() // maybe it has left before it came
+	if ended {
 		r.presence.leave(session)
-		return false
 	}
-	return true
+	r.cfg.Changed(session.Key())
+	return !ended
 }
 
 // endpoints announces the caller, and gives the list of who is here: at once, when it changes, and from time to time.
