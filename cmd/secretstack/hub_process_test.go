@@ -98,17 +98,23 @@ func (p *hubProcess) address() string {
 // courier is a peer that stays at the hub and serves HTTP there.
 func (p *hubProcess) courier(handler http.Handler) *hubclient.Client {
 	p.t.Helper()
+	return courierAt(p.t, p.address(), handler)
+}
+
+// courierAt is a peer that stays at the hub with an address and serves HTTP there.
+func courierAt(t *testing.T, address string, handler http.Handler) *hubclient.Client {
+	t.Helper()
 	stack := secretstack.New(secretstack.Options{})
 	if err := stack.Use(hubclient.Plugin(hubclient.Config{
-		Hubs: []hubclient.Hub{{Address: p.address()}}, Handler: handler, RetryMin: 20 * time.Millisecond, RetryMax: 200 * time.Millisecond,
+		Hubs: []hubclient.Hub{{Address: address}}, Handler: handler, RetryMin: 20 * time.Millisecond, RetryMax: 200 * time.Millisecond,
 	})); err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
 	app, err := stack.Start(context.Background(), secretstack.Config{Host: "127.0.0.1", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
-	p.t.Cleanup(func() { _ = app.Close(context.Background()) })
+	t.Cleanup(func() { _ = app.Close(context.Background()) })
 	client, _ := secretstack.Find[*hubclient.Client](app)
 	return client
 }

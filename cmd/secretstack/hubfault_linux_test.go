@@ -1,0 +1,351 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/secretstack/secretstack/internal/netns"
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/plugins/hubclient"
+	"github.com/secretstack/secretstack/secrez"
+)
+
+// farNodes are three nodes of one hub, each on a machine of its own. The router between them is host 0; tests reach a node
+// through a port of this machine, which leads to it by way of the router.
+type farNodes struct {
+	*netns.Star
+	*cluster
+	roots [3]string
+
+	mu    sync.Mutex
+	given map[secrez.ID]*keys.Identity // what was acknowledged
+	next  int                          // number of the next owner
+}
+
+// farPort is the port of a node, here and there.
+func farPort(i int) string { return fmt.Sprint(8433 + 10*i) }
+
+// farHost is the address of a node's machine.
+func farHost(i int) string { return fmt.Sprintf("10.77.%d.2", i+1) }
+
+func newFarNodes(t *testing.T) *farNodes {
+	t.Helper()
+	f := &farNodes{
+		Star: netns.New(t, 3), cluster: &cluster{t: t, dir: shortDir(t), nodes: make([]*hubProcess, 3)}, given: map[secrez.ID]*keys.Identity{},
+	}
+	f.on(0, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+	for i := range 3 {
+		f.on(i+1, "ip", "route", "add", "default", "via", f.HubAddress(i+1))
+		f.roots[i] = filepath.Join(f.dir, fmt.Sprint(i+1))
+	}
+	return f
+}
+
+// begin makes the credential, lays the ways to the nodes, and starts them.
+func (f *farNodes) begin() {
+	f.t.Helper()
+	if r := command(f.t, "", "hub", "cluster", "init", "eu", "--root", f.roots[0]); r.code != exitOK {
+		f.t.Fatal(r.err)
+	}
+	for i := range 3 {
+		if i > 0 {
+			f.shell("mkdir -p -m 700 %s && cp -p %s/cluster %s", f.roots[i], f.roots[0], f.roots[i])
+		}
+		f.front(i)
+	}
+	f.start(0, 1, 2)
+}
+
+func (f *farNodes) shell(format string, args ...any) {
+	f.t.Helper()
+	if out, err := exec.Command("sh", "-c", fmt.Sprintf(format, args...)).CombinedOutput(); err != nil {
+		f.t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// on runs a program on a machine, to its end.
+func (f *farNodes) on(host int, name string, args ...string) {
+	f.t.Helper()
+	if out, err := f.Command(host, name, args...).CombinedOutput(); err != nil {
+		f.t.Fatalf("%s %v: %v: %s", name, args, err, out)
+	}
+}
+
+// front leads what connects here to a node.
+func (f *farNodes) front(i int) {
+	f.t.Helper()
+	ln, err := net.Listen("tcp", ownHost()+":"+farPort(i))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	f.t.Cleanup(func() { _ = ln.Close(); all.Wait() })
+	all.Go(func() {
+		for {
+			near, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { f.lead(near, farHost(i)+":"+farPort(i)) })
+		}
+	})
+}
+
+// lead passes bytes between a connection and one that is opened at the router.
+func (f *farNodes) lead(near net.Conn, to string) {
+	defer func() { _ = near.Close() }()
+	var far net.Conn
+	var err error
+	f.At(0, func() { far, err = net.DialTimeout("tcp", to, time.Second) })
+	if err != nil {
+		return
+	}
+	var back sync.WaitGroup
+	defer back.Wait()
+	defer func() { _ = far.Close() }()
+	back.Go(func() {
+		_, _ = io.Copy(near, far)
+		_ = near.Close()
+	})
+	_, _ = io.Copy(far, near)
+}
+
+// start starts nodes at the same time, and waits until they are served.
+func (f *farNodes) start(which ...int) {
+	f.t.Helper()
+	var join []string
+	for i := range 3 {
+		join = append(join, farHost(i)+":8435")
+	}
+	all := map[int]*process{}
+	for _, i := range which {
+		all[i] = startProcess(f.t, func(name string, args ...string) *exec.Cmd { return f.Command(i+1, name, args...) },
+			"hub", "--json", "-a", farHost(i), "-p", farPort(i), "-d", "hub.test", "--root", f.roots[i], "--node", fmt.Sprintf("hub-%d", i+1),
+			"--cluster", "eu", "--join", strings.Join(join, ","), "--advertise", join[i])
+	}
+	for i, p := range all {
+		f.nodes[i] = attend(f.t, p, ownHost())
+	}
+}
+
+// part keeps what two sides send from each other. Each node can still be reached from here. It gives the way to undo that.
+func (f *farNodes) part(lone int) (heal func()) {
+	f.t.Helper()
+	rules := [][]string{{"iif", fmt.Sprintf("hub%d", lone+1)}}
+	for i := range 3 {
+		if i != lone {
+			rules = append(rules, []string{"iif", fmt.Sprintf("hub%d", i+1), "to", farHost(lone)})
+		}
+	}
+	all := func(what string) {
+		for _, rule := range rules {
+			f.on(0, "ip", append(append([]string{"rule", what}, rule...), "blackhole")...)
+		}
+	}
+	all("add")
+	return func() { all("del") }
+}
+
+// ask registers at a node, once, and reports whether that was acknowledged.
+func (f *farNodes) ask(i int, id *keys.Identity, patience time.Duration) bool {
+	f.t.Helper()
+	var answer struct{ ID secrez.ID }
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	status, err := getJSON(client, f.nodes[i].registration(id), &answer)
+	if err != nil || status != http.StatusOK {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if owner := f.given[answer.ID]; owner != nil && !owner.Public().Equal(id.Public()) {
+		f.t.Errorf("%v is given to two", answer.ID)
+	}
+	f.given[answer.ID] = id
+	return true
+}
+
+// more registers somebody new at each of some nodes, as often as it takes.
+func (f *farNodes) more(which ...int) {
+	f.t.Helper()
+	for _, i := range which {
+		f.next++
+		id := someone(f.t, f.next)
+		f.eventually(fmt.Sprintf("a registration at node %d", i+1), func() bool { return f.ask(i, id, 10*time.Second) })
+	}
+}
+
+// eventually waits for what others do, with patience.
+func (f *farNodes) eventually(what string, ok func() bool) {
+	f.t.Helper()
+	for deadline := time.Now().Add(90 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			f.t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+// whole sees that nodes know everything that was acknowledged, each id as one owner's.
+func (f *farNodes) whole(which ...int) {
+	f.t.Helper()
+	for _, i := range which {
+		for id, owner := range f.given {
+			if got := f.nodes[i].whois(owner); got != id {
+				f.t.Errorf("node %d takes the owner of %v for %v", i+1, id, got)
+			}
+		}
+	}
+}
+
+// problem is why a node says that nothing can be registered with it.
+func (f *farNodes) problem(i int) string {
+	f.t.Helper()
+	var status struct{ Problem string }
+	if r := command(f.t, "", "hub", "status", "--json", "--root", f.roots[i]); r.code != exitOK {
+		f.t.Fatal(r.err)
+	} else if err := json.Unmarshal([]byte(r.out), &status); err != nil {
+		f.t.Fatal(err)
+	}
+	return status.Problem
+}
+
+// courier is reached at the first of some nodes that is there.
+func (f *farNodes) courier(which ...int) *hubclient.Client {
+	f.t.Helper()
+	var addresses []string
+	for _, i := range which {
+		addresses = append(addresses, f.nodes[i].address())
+	}
+	return courierAt(f.t, strings.Join(addresses, ";"), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "here") }))
+}
+
+// reached waits until a visitor of a node reaches a courier.
+func (f *farNodes) reached(i int, address string) {
+	f.t.Helper()
+	f.eventually(fmt.Sprintf("a visit by way of node %d", i+1), func() bool {
+		status, body := f.nodes[i].visit(address)
+		return status == http.StatusOK && body == "here"
+	})
+}
+
+// failover is how soon a courier must be reached again whose node has died.
+const failover = 5 * time.Second
+
+// TestANodeIsKilled has the node die that a courier is at, while others register.
+func TestANodeIsKilled(t *testing.T) {
+	f := newFarNodes(t)
+	f.begin()
+	url := await(t, f.courier(0, 1), "online", isOnline).URL
+	f.reached(2, url)
+	var took time.Duration
+	for attempt := range 3 { // a machine with other things to do may need more than one
+		victim := attempt % 2
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+					f.ask([]int{victim, 1 - victim, 2}[n%3], someone(t, 1000*(attempt+1)+n), 2*time.Second)
+				}
+			}
+		}()
+		died := time.Now()
+		f.nodes[victim].signal(syscall.SIGKILL)
+		f.reached(2, url)
+		took = time.Since(died)
+		t.Logf("reached again after %v", took.Round(time.Millisecond))
+		close(stop)
+		<-stopped
+		f.more(1-victim, 2)
+		f.whole(1-victim, 2)
+		f.start(victim)
+		f.more(victim)
+		f.whole(0, 1, 2)
+		if took <= failover {
+			return
+		}
+	}
+	t.Errorf("a courier is reached only %v after its node has died", took)
+}
+
+// TestANodeIsCutOff parts a node from the others, in two ways: it can be reached by visitors and not by nodes, and by nobody.
+func TestANodeIsCutOff(t *testing.T) {
+	f := newFarNodes(t)
+	f.begin()
+	f.more(0, 1, 2)
+	f.whole(0, 1, 2)
+	alice, bob := f.courier(0), f.courier(1)
+	here, there := await(t, alice, "online", isOnline).URL, await(t, bob, "online", isOnline).URL
+	f.reached(2, here)
+
+	heal := f.part(0)
+	f.eventually("the lone node says so", func() bool { return strings.Contains(f.problem(0), "majority") })
+	f.whole(0)
+	f.reached(0, here)
+	f.reached(2, there)
+	stranger := someone(t, 9000)
+	if f.ask(0, stranger, 2*time.Second) {
+		t.Error("a node without a majority gives ids")
+	}
+	f.more(1, 2)
+	if id := f.nodes[1].register(stranger); f.given[id] != nil {
+		t.Errorf("%v is given to two", id)
+	}
+	heal()
+	f.eventually("the lone node is one of many", func() bool { return f.problem(0) == "" })
+	f.more(0, 1, 2)
+	f.whole(0, 1, 2)
+	f.reached(0, there)
+	f.reached(2, here)
+
+	f.Cut(1)
+	f.more(1, 2)
+	f.reached(2, there)
+	f.eventually("the node that is cut off says so", func() bool { return strings.Contains(f.problem(0), "majority") })
+	f.Mend(1)
+	f.on(1, "ip", "route", "replace", "default", "via", f.HubAddress(1)) // it goes with the cable
+	f.more(0, 1, 2)
+	f.whole(0, 1, 2)
+	f.reached(2, here)
+}
+
+// TestADiskOfANodeIsFull fills it until nothing more can be written.
+func TestADiskOfANodeIsFull(t *testing.T) {
+	f := newFarNodes(t)
+	disk, _ := smallDisk(t, "160m")
+	f.roots[2] = filepath.Join(disk, "node")
+	f.begin()
+	f.more(0, 1, 2)
+	f.whole(0, 1, 2)
+	url := await(t, f.courier(2), "online", isOnline).URL
+	f.reached(0, url)
+	f.shell("cat /dev/zero >%s/ballast || true", disk)
+	f.eventually("it says so", func() bool { return f.problem(2) != "" })
+	t.Log("it says: ", f.problem(2))
+	f.more(0, 1, 0, 1)
+	f.whole(0, 1)
+	for id, owner := range f.given {
+		if owner.Public().Equal(someone(t, 1).Public()) {
+			if got := f.nodes[2].whois(owner); got != id {
+				t.Errorf("the node with the full disk takes the owner of %v for %v", id, got)
+			}
+		}
+	}
+	f.reached(0, url)
+	f.shell("rm %s/ballast", disk)
+	f.eventually("it says nothing any more", func() bool { return f.problem(2) == "" })
+	f.more(2)
+	f.whole(0, 1, 2)
+}
