@@ -229,13 +229,19 @@ func rollingRestart(t *testing.T) (failed []string) {
 		return true
 	})
 	alice := newCourier(t, "alice", nodes[0], hubclient.Config{Hubs: []hubclient.Hub{{Address: nodes[0].address()}}, Handler: says("alice")})
-	s := alice.online(t)
+	url := "http://" + alice.online(t).ID.String() + "." + domain + "/"
 	for _, away := range []int{0, 1} { // alice is at one of them, or has come to the third
-		var others []*running
+		var visitors []*http.Client
 		for i, n := range nodes {
-			if i != away && n != nil {
-				others = append(others, n)
+			if i == away {
+				continue
 			}
+			visitor := n.visitor() // whose connections are its only ones: there are many visits
+			visitors = append(visitors, visitor)
+			eventually(t, "a node knows alice", func() bool {
+				status, _ := get(t, visitor, url)
+				return status == http.StatusOK
+			})
 		}
 		drained := make(chan error, 1)
 		started := make(chan struct{})
@@ -247,7 +253,7 @@ func rollingRestart(t *testing.T) (failed []string) {
 			if n == 1 {
 				close(started)
 			}
-			status, body := get(t, others[n%len(others)].visitor(), "http://"+s.ID.String()+"."+domain+"/")
+			status, body := get(t, visitors[n%len(visitors)], url)
 			if status != http.StatusOK {
 				failed = append(failed, fmt.Sprintf("visit %d while node %d drains: %d %s", n, away+1, status, body))
 			}

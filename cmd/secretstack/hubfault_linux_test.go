@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -26,6 +27,7 @@ type farNodes struct {
 	*netns.Star
 	*cluster
 	roots [3]string
+	here  string // the address of this machine that leads to the nodes
 
 	mu    sync.Mutex
 	given map[secrez.ID]*keys.Identity // what was acknowledged
@@ -38,9 +40,26 @@ func farPort(i int) string { return fmt.Sprint(8433 + 10*i) }
 // farHost is the address of a node's machine.
 func farHost(i int) string { return fmt.Sprintf("10.77.%d.2", i+1) }
 
-func newFarNodes(t *testing.T) *farNodes {
+// farScene numbers the tests that run side by side.
+type farScene int
+
+const (
+	killed farScene = iota + 1
+	cutOff
+	diskFull
+)
+
+// here is an address of this machine that no other test has, nor another scene.
+func (s farScene) here() string {
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d", int(s)*64+pid>>16&63, pid>>8&255, pid&255)
+}
+
+func newFarNodes(t *testing.T, scene farScene) *farNodes {
 	t.Helper()
+	t.Parallel()
 	f := &farNodes{
+		here: scene.here(),
 		Star: netns.New(t, 3), cluster: &cluster{t: t, dir: shortDir(t), nodes: make([]*hubProcess, 3)}, given: map[secrez.ID]*keys.Identity{},
 	}
 	f.on(0, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
@@ -84,7 +103,7 @@ func (f *farNodes) on(host int, name string, args ...string) {
 // front leads what connects here to a node.
 func (f *farNodes) front(i int) {
 	f.t.Helper()
-	ln, err := net.Listen("tcp", ownHost()+":"+farPort(i))
+	ln, err := net.Listen("tcp", f.here+":"+farPort(i))
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -134,7 +153,7 @@ func (f *farNodes) start(which ...int) {
 			"--cluster", "eu", "--join", strings.Join(join, ","), "--advertise", join[i])
 	}
 	for i, p := range all {
-		f.nodes[i] = attend(f.t, p, ownHost())
+		f.nodes[i] = attend(f.t, p, f.here)
 	}
 }
 
@@ -242,7 +261,7 @@ const failover = 5 * time.Second
 
 // TestANodeIsKilled has the node die that a courier is at, while others register.
 func TestANodeIsKilled(t *testing.T) {
-	f := newFarNodes(t)
+	f := newFarNodes(t, killed)
 	f.begin()
 	url := await(t, f.courier(0, 1), "online", isOnline).URL
 	f.reached(2, url)
@@ -282,7 +301,7 @@ func TestANodeIsKilled(t *testing.T) {
 
 // TestANodeIsCutOff parts a node from the others, in two ways: it can be reached by visitors and not by nodes, and by nobody.
 func TestANodeIsCutOff(t *testing.T) {
-	f := newFarNodes(t)
+	f := newFarNodes(t, cutOff)
 	f.begin()
 	f.more(0, 1, 2)
 	f.whole(0, 1, 2)
@@ -323,7 +342,7 @@ func TestANodeIsCutOff(t *testing.T) {
 
 // TestADiskOfANodeIsFull fills it until nothing more can be written.
 func TestADiskOfANodeIsFull(t *testing.T) {
-	f := newFarNodes(t)
+	f := newFarNodes(t, diskFull)
 	disk, _ := smallDisk(t, "160m")
 	f.roots[2] = filepath.Join(disk, "node")
 	f.begin()
