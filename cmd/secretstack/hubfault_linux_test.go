@@ -46,7 +46,6 @@ type farScene int
 const (
 	killed farScene = iota + 1
 	cutOff
-	diskFull
 )
 
 // here is an address of this machine that no other test has, nor another scene.
@@ -338,33 +337,4 @@ func TestANodeIsCutOff(t *testing.T) {
 	f.more(0, 1, 2)
 	f.whole(0, 1, 2)
 	f.reached(2, here)
-}
-
-// TestADiskOfANodeIsFull fills it until nothing more can be written.
-func TestADiskOfANodeIsFull(t *testing.T) {
-	f := newFarNodes(t, diskFull)
-	disk, _ := smallDisk(t, "160m")
-	f.roots[2] = filepath.Join(disk, "node")
-	f.begin()
-	f.more(0, 1, 2)
-	f.whole(0, 1, 2)
-	url := await(t, f.courier(2), "online", isOnline).URL
-	f.reached(0, url)
-	f.shell("cat /dev/zero >%s/ballast || true", disk)
-	f.eventually("it says so", func() bool { return f.problem(2) != "" })
-	t.Log("it says: ", f.problem(2))
-	f.more(0, 1, 0, 1)
-	f.whole(0, 1)
-	for id, owner := range f.given {
-		if owner.Public().Equal(someone(t, 1).Public()) {
-			if got := f.nodes[2].whois(owner); got != id {
-				t.Errorf("the node with the full disk takes the owner of %v for %v", id, got)
-			}
-		}
-	}
-	f.reached(0, url)
-	f.shell("rm %s/ballast", disk)
-	f.eventually("it says nothing any more", func() bool { return f.problem(2) == "" })
-	f.more(2)
-	f.whole(0, 1, 2)
 }
