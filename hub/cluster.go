@@ -21,9 +21,11 @@ import (
 	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/cluster"
 	"github.com/secretstack/secretstack/hub/cluster/credential"
+	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/vhost"
 	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/secrez"
 )
 
 // nodeSecretFile holds a node's own identity, in the data folder.
@@ -36,8 +38,7 @@ const nodeNameFile = "node-name"
 // use the hub, and about Domain.
 //
 // Couriers are found and reached whichever node they are connected to, by circuits and by HTTP at their ids, and have one
-// mailbox, whose quotas are approximate. They are in one room. Couriers of Secrez are reached through the node that they have
-// connected to.
+// mailbox, whose quotas are approximate. They are in one room. Couriers of Secrez are reached by HTTP from every node too.
 type Cluster struct {
 	// Credential is what the operator has given to every node. The hub's identity is in it.
 	Credential *credential.Credential
@@ -279,7 +280,9 @@ func (h *Hub) present(key keys.PublicKey) {
 	}
 	h.nodes.telling.Lock()
 	defer h.nodes.telling.Unlock()
-	if h.directory.courier(key) != nil && !h.isDraining() {
+	rec, known := h.registry.LookupKey(key)
+	here := h.directory.courier(key) != nil || known && h.pools.Pool(rec.ID) != nil
+	if here && !h.isDraining() {
 		h.nodes.node.Publish(cluster.Courier, key)
 	} else {
 		h.nodes.node.Withdraw(cluster.Courier, key)
@@ -290,6 +293,9 @@ func (h *Hub) present(key keys.PublicKey) {
 func (h *Hub) withdraw() {
 	for _, s := range h.directory.published() {
 		h.present(s.peer.Key())
+	}
+	for _, g := range h.guests.list() {
+		h.present(g.key)
 	}
 	here, _ := h.room.Here()
 	for _, raw := range here {
@@ -315,6 +321,8 @@ const (
 // nodeReach is how a courier can be reached.
 type nodeReach struct {
 	Serves []string `json:"serves"`
+	// Sockets says that HTTP goes through the few tunnel sockets that a courier of Secrez has.
+	Sockets bool `json:"sockets,omitempty"`
 }
 
 // nodeRoom is a part of who is in a node's room.
@@ -348,13 +356,16 @@ func (h *Hub) answerNode(_ context.Context, as cluster.Role, key keys.PublicKey,
 		return nil, nodeBadRequest
 	}
 	rec, _ := h.registry.LookupKey(key)
-	s := h.directory.courier(key)
-	if s == nil || h.admission.Reach(rec.ID, key) != nil {
+	if h.admission.Reach(rec.ID, key) != nil {
 		return nil, cluster.ErrOffline
+	}
+	s := h.directory.courier(key)
+	if s == nil {
+		return h.answerForGuest(rec.ID, q.Ask)
 	}
 	switch q.Ask {
 	case askReach:
-		return json.Marshal(nodeReach{s.offers().words()})
+		return json.Marshal(nodeReach{Serves: s.offers().words()})
 	case askCircuit:
 		return h.offerToNode(s, q.Visitor)
 	}
@@ -404,6 +415,19 @@ func (h *Hub) leaveNodes() {
 	}
 	h.nodes.node.Announce()
 	h.withdraw()
+}
+
+// answerForGuest answers a question about a courier of Secrez.
+func (h *Hub) answerForGuest(id secrez.ID, what string) ([]byte, error) {
+	switch {
+	case h.pools.Pool(id) == nil:
+		return nil, cluster.ErrOffline
+	case what == askReach:
+		return json.Marshal(nodeReach{Serves: []string{native.ServesHTTP}, Sockets: true})
+	case what == askCircuit:
+		return nil, nodeNoCircuits
+	}
+	return nil, nodeBadRequest
 }
 
 // ask puts a question to the node that has a courier. Without a cluster no node has it.

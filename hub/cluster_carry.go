@@ -14,6 +14,7 @@ import (
 	"github.com/secretstack/secretstack/hub/circuits"
 	"github.com/secretstack/secretstack/hub/cluster"
 	"github.com/secretstack/secretstack/hub/native"
+	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/vhost"
 	"github.com/secretstack/secretstack/internal/netaddr"
 	"github.com/secretstack/secretstack/keys"
@@ -25,6 +26,8 @@ const (
 	mostElsewhere = 4096
 	// mostRemoteWeb is how many couriers at other nodes are kept with unused connections.
 	mostRemoteWeb = 1024
+	// socketsIdle is how long an unused tunnel socket at another node is kept: a courier has few of them.
+	socketsIdle = time.Second
 )
 
 // offerToNode offers a circuit to a courier that is here and a visitor that is at another node.
@@ -208,6 +211,9 @@ func (h *Hub) courierElsewhere(ctx context.Context, key keys.PublicKey) (*remote
 	c := &remoteCourier{h: h, key: key}
 	cfg := h.directory.web
 	cfg.Open = c.open
+	if r.Sockets { // what is kept here, the courier's other visitors wait for
+		cfg.IdleTimeout = socketsIdle
+	}
 	if c.streams, err = vhost.NewStreams(cfg); err != nil {
 		return nil, err
 	}
@@ -230,15 +236,30 @@ func (h *Hub) courierElsewhere(ctx context.Context, key keys.PublicKey) (*remote
 	return c, nil
 }
 
+// webHere opens a connection on which a courier that is here serves HTTP. A tunnel socket of Secrez is closed after it.
+func (h *Hub) webHere(ctx context.Context, rec registry.Record) (net.Conn, error) {
+	if s := h.directory.courier(rec.Key); s != nil && s.offers().http {
+		return s.open(ctx)
+	}
+	pool, err := h.pools.Courier(ctx, rec.ID)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := pool.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return conn, conn.SetDeadline(time.Time{}) // from when it stood
+}
+
 // serveWebLink joins a link with a connection on which a courier that is here serves HTTP.
 func (h *Hub) serveWebLink(ctx context.Context, key keys.PublicKey, accept func(error) (net.Conn, error)) {
 	rec, _ := h.registry.LookupKey(key)
-	s := h.directory.courier(key)
-	if s == nil || !s.offers().http || h.admission.Reach(rec.ID, key) != nil {
+	if h.admission.Reach(rec.ID, key) != nil {
 		_, _ = accept(cluster.ErrOffline)
 		return
 	}
-	stream, err := s.open(ctx)
+	stream, err := h.webHere(ctx, rec)
 	if err != nil {
 		_, _ = accept(cluster.ErrOffline)
 		return

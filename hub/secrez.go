@@ -51,10 +51,13 @@ func (g *guests) traffic(id secrez.ID) *traffic {
 	return g.all[id].traffic
 }
 
-func (g *guests) leave(id secrez.ID) {
+// leave takes a courier away, and returns it: the zero value if there is none with the id.
+func (g *guests) leave(id secrez.ID) guest {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	one := g.all[id]
 	delete(g.all, id)
+	return one
 }
 
 func (g *guests) list() []guest {
@@ -117,7 +120,15 @@ func (h *Hub) guestRegistered(rec registry.Record, previous secrez.ID, addr neti
 	if h.pools.Pool(rec.ID) == nil { // it has ended already
 		h.guests.leave(rec.ID)
 	}
+	h.present(rec.Key)
 	h.recheckGuest(one) // the rules may have changed meanwhile
+}
+
+// guestLeft is called when the pool of a courier has ended.
+func (h *Hub) guestLeft(id secrez.ID) {
+	if one := h.guests.leave(id); !one.key.IsZero() {
+		h.present(one.key)
+	}
 }
 
 // recheckGuest ends the pool of a courier that is not welcome any more.

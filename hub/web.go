@@ -26,7 +26,7 @@ func (h *Hub) openPools(context.Context) error {
 	h.pools = vhost.NewPools(ports, vhost.PoolConfig{
 		MaxSockets: h.cfg.MaxSockets, Grace: l.SocketGrace, KeepAlive: l.SocketKeepAlive, Queue: l.Queue, Wait: l.QueueWait,
 		Logger: h.log,
-	}, h.guests.leave)
+	}, h.guestLeft)
 	return nil
 }
 
