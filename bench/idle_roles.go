@@ -42,8 +42,8 @@ func playRole() bool {
 	var args []string
 	err := json.Unmarshal([]byte(text), &args)
 	if err == nil {
-		if len(args) == 2 && args[1] != "" {
-			runtime.MemProfileRate = 1
+		if heapProfiled(args) {
+			runtime.MemProfileRate = 1 // slows every allocation down
 		}
 		err = play(context.Background(), args)
 	}
@@ -52,6 +52,13 @@ func playRole() bool {
 		os.Exit(1)
 	}
 	return true
+}
+
+// heapProfiled reports whether the part is a server's that is to write a heap profile: its argument is where to. Arguments of
+// other parts are something else.
+func heapProfiled(args []string) bool {
+	server := args[0] == idleRoom || args[0] == roleHub
+	return server && len(args) == 2 && args[1] != ""
 }
 
 func play(ctx context.Context, args []string) error {
