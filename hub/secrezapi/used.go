@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -57,9 +58,10 @@ func newUsedPayloads(store Store, now func() time.Time) *usedPayloads {
 	return &usedPayloads{store: store, now: now, turn: make(chan struct{}, 1)}
 }
 
-// load reads what was used before, and tells of what may still be fresh.
+// load reads what was used before, and tells of what may still be fresh. Its error is errPage, or the store's: where that takes
+// too long, it is registry.ErrUnavailable.
 func (u *usedPayloads) load(timeout time.Duration, tell func(digest [sha256.Size]byte, signed time.Time)) error {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), timeout, registry.ErrUnavailable)
 	defer cancel()
 	oldest := u.now().Add(-window).UnixMilli()
 	for item, err := range u.store.All(ctx) {

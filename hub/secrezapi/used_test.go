@@ -294,3 +294,22 @@ func TestManyRegistrationsShareTheDisk(t *testing.T) {
 
 var _ Store = (*registry.Bucket)(nil)
 var _ vhost.Directory = (*world)(nil)
+
+// lateStore is a store that gives nothing before it is given up.
+type lateStore struct{ *memStore }
+
+func (lateStore) All(ctx context.Context) iter.Seq2[registry.Item, error] {
+	return func(yield func(registry.Item, error) bool) {
+		<-ctx.Done()
+		yield(registry.Item{}, context.Cause(ctx))
+	}
+}
+
+// A hub that opens while other nodes are away tries again what is unavailable, and nothing else.
+func TestAStoreThatIsLateIsUnavailable(t *testing.T) {
+	used := newUsedPayloads(lateStore{newMemStore()}, time.Now)
+	err := used.load(time.Millisecond, func([32]byte, time.Time) {})
+	if !errors.Is(err, registry.ErrUnavailable) {
+		t.Errorf("the error is %v", err)
+	}
+}
