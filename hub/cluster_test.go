@@ -26,7 +26,7 @@ import (
 var freeAddresses = testkit.FreeAddresses
 
 // startNodes starts the nodes of one hub, at the same time.
-func startNodes(t *testing.T, n int) []*running {
+func startNodes(t *testing.T, n int, change ...func(*hub.Config)) []*running {
 	t.Helper()
 	cred, err := credential.New("test", identity(t, "hub"))
 	if err != nil {
@@ -48,6 +48,9 @@ func startNodes(t *testing.T, n int) []*running {
 				},
 			}
 			cfg.Limits.Registry.MinFree = -1
+			for _, f := range change {
+				f(&cfg)
+			}
 			h, err := hub.New(context.Background(), cfg)
 			if err != nil {
 				t.Errorf("node %d: %v", i+1, err)

@@ -185,6 +185,7 @@ func (h *Hub) openRegistry(ctx context.Context) (err error) {
 	}
 	cfg := registry.Config{
 		Dir: filepath.Join(h.cfg.Dir, registryDir), Identity: h.identity, Logger: h.log, Limits: h.cfg.Limits.Registry, Cluster: shared,
+		Lost: h.lost,
 	}
 	if shared != nil {
 		cfg.Replicas = h.cfg.Cluster.Replicas
@@ -290,6 +291,3 @@ func (h *Hub) background(f func()) bool {
 	h.jobs.Go(f)
 	return true
 }
-
-// gone takes away what is left of an id that is nobody's any more.
-func (h *Hub) gone(id secrez.ID) { h.pools.Remove(id) }

@@ -154,12 +154,7 @@ func (h *Hub) publish(ctx context.Context, p *secretstack.Peer, r native.Publish
 
 // reset gives a courier a new id. Whoever comes for the old one finds nobody from then on.
 func (h *Hub) reset(ctx context.Context, p *secretstack.Peer, r native.ResetRequest) (native.Published, error) {
-	before, _ := h.registry.LookupKey(p.Key())
-	answer, err := h.register(ctx, p, claim.Reset, native.PublishRequest{Signed: r.Signed, Receipt: r.Receipt})
-	if err == nil && !before.ID.IsZero() && before.ID != answer.ID {
-		h.gone(before.ID)
-	}
-	return answer, err
+	return h.register(ctx, p, claim.Reset, native.PublishRequest{Signed: r.Signed, Receipt: r.Receipt})
 }
 
 // register is what publish and reset have in common.
@@ -220,15 +215,10 @@ func (h *Hub) registered(ctx context.Context, p *secretstack.Peer, action claim.
 		}
 	}
 	reg := registry.Registration{Statement: &r.Signed, Receipt: r.Receipt}
-	if handed.statement == nil {
-		return h.registry.Register(ctx, reg)
+	if handed.statement != nil {
+		reg.Rotations = []*rotation.Statement{handed.statement}
 	}
-	reg.Rotations = []*rotation.Statement{handed.statement}
-	rec, err := h.registry.Register(ctx, reg)
-	if err == nil {
-		h.givenUp(handed, rec)
-	}
-	return rec, err
+	return h.registry.Register(ctx, reg)
 }
 
 // heldBy returns the id that this hub has given to a key once, as the receipt proves, or the zero id.

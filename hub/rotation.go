@@ -41,15 +41,20 @@ func (h *Hub) handedOver(key keys.PublicKey, r native.PublishRequest) (handover,
 	return handover{}, nil
 }
 
-// givenUp ends what the old key has here after a handover: its connection is told, and ended after a while.
-func (h *Hub) givenUp(handed handover, rec registry.Record) {
-	old := handed.statement.Old
-	if _, known := h.registry.LookupKey(old); known {
-		return // it has not come to that
+// lost ends what an id is reached by here that its key has lost, at whichever node that was asked for. The connection of a key
+// that was given up for another is told, and ended after a while.
+func (h *Hub) lost(rec registry.Record) {
+	if !h.ready.Load() {
+		return // nobody is here yet
 	}
-	h.log.Info("hub: a key was given up for another", "id", rec.ID, "old", old.Short(), "new", rec.Key.Short())
-	h.gone(handed.id)
-	if p := h.directory.withdraw(old); p != nil {
+	h.pools.Remove(rec.ID)
+	if _, known := h.registry.LookupKey(rec.Key); known {
+		return // it has another id
+	}
+	h.log.Info("hub: a key was given up for another", "courier", rec)
+	p := h.directory.withdraw(rec.Key)
+	h.present(rec.Key)
+	if p != nil {
 		_ = h.background(func() { h.replace(p, "this key was given up for another") })
 	}
 }

@@ -30,6 +30,11 @@ type Config struct {
 	// synced it. Zero: 3 in a cluster. More than 1 are refused without one.
 	Replicas int
 
+	// Lost is called with each record that holds no more: its key has got another id, or was given up for another key. It is
+	// called for what this node has written, before whoever asked for that is answered, and for what others have, as soon as
+	// it is known; also while Open reads what was stored. It must return soon, and may be called concurrently. Nil: nobody is told.
+	Lost func(Record)
+
 	// Now is the clock that dates records. No decision depends on it. Nil: time.Now.
 	Now func() time.Time
 }
@@ -95,6 +100,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Lost == nil {
+		c.Lost = func(Record) {}
 	}
 	c.Limits.fill()
 	return c, nil

@@ -148,25 +148,27 @@ func (d *directory) last() uint64 {
 // errGap says that a message of the log is missing.
 var errGap = errors.New("the one before it is missing")
 
-// apply takes in one message of the log and reports how many of its deeds contradict what came before, which are left out.
-// A message that was applied before is passed over. Its error is errGap.
-func (d *directory) apply(message, previous uint64, deeds []deed) (refused int, err error) {
+// apply takes in one message of the log, and gives the entries that hold no more because of it. It reports how many deeds
+// contradict what came before, which are left out. A message that was applied before is passed over. Its error is errGap.
+func (d *directory) apply(message, previous uint64, deeds []deed) (lost []*entry, refused int, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if message <= d.applied {
-		return 0, nil
+		return nil, 0, nil
 	}
 	if previous != d.message {
-		return 0, errGap
+		return nil, 0, errGap
 	}
 	for i := range deeds {
-		if !d.applyOne(deeds[i].entry(message, i)) {
+		over, ok := d.applyOne(deeds[i].entry(message, i))
+		lost = append(lost, over...)
+		if !ok {
 			refused++
 		}
 	}
 	d.message = message
 	d.moveTo(message)
-	return refused, nil
+	return lost, refused, nil
 }
 
 // skip passes over a gap at the end of the log: a write that failed.
@@ -186,29 +188,33 @@ func (d *directory) moveTo(applied uint64) {
 }
 
 // applyOne keeps three rules, whatever the log says: a key's sequence only grows, an id stays its first owner's unless he
-// gives up his key for another, and a key that was given up gets nothing.
-func (d *directory) applyOne(e *entry) bool {
+// gives up his key for another, and a key that was given up gets nothing. It gives the entries of ids that a key has lost.
+func (d *directory) applyOne(e *entry) (lost []*entry, ok bool) {
 	if _, gone := d.heirs[e.key]; gone {
-		return false
+		return nil, false
 	}
 	if holder := d.byID[e.id]; holder != nil && holder.key != e.key && !e.follows(holder) {
-		return false
+		return nil, false
 	}
 	from := d.predecessor(e)
 	if from != nil && e.sequence <= from.sequence {
-		return false
+		return nil, false
 	}
 	old := d.byKey[e.key]
 	if old != nil {
 		if e.sequence < old.sequence || e.sequence == old.sequence && e.id != old.id {
-			return false
+			return nil, false
 		}
 		if e.id != old.id {
 			d.byID[old.id] = &entry{key: old.key, id: old.id, retired: true}
+			lost = append(lost, old)
 		}
 	}
-	if from != nil && from.id != e.id { // of an older backup
-		d.byID[from.id] = &entry{key: from.key, id: from.id, retired: true}
+	if from != nil {
+		lost = append(lost, from)
+		if from.id != e.id { // of an older backup
+			d.byID[from.id] = &entry{key: from.key, id: from.id, retired: true}
+		}
 	}
 	if e.rotation != nil {
 		given := e.rotation.Old.Array()
@@ -217,7 +223,7 @@ func (d *directory) applyOne(e *entry) bool {
 	}
 	d.byKey[e.key] = e
 	d.byID[e.id] = e
-	return true
+	return lost, true
 }
 
 // predecessor gives the live entry of the key that an entry's key has come in the place of, or nil.

@@ -136,26 +136,27 @@ func TestTheDirectoryKeepsItsRulesWhateverTheLogSays(t *testing.T) {
 		say     string
 		deed    deed
 		refused int
+		lost    int
 	}{
-		{"a gets x", deed{key: a, id: x, sequence: 1}, 0},
-		{"b wants x", deed{key: b, id: x, sequence: 1}, 1},
-		{"a wants another with the same sequence", deed{key: a, id: y, sequence: 1}, 1},
-		{"a gets y", deed{key: a, id: y, sequence: 2}, 0},
-		{"a goes back", deed{key: a, id: x, sequence: 1}, 1},
-		{"b wants the retired x", deed{key: b, id: x, sequence: 1}, 1},
-		{"b gets z", deed{key: b, id: z, sequence: 7}, 0},
-		{"a says it again", deed{key: a, id: y, sequence: 2, since: 9}, 0},
+		{"a gets x", deed{key: a, id: x, sequence: 1}, 0, 0},
+		{"b wants x", deed{key: b, id: x, sequence: 1}, 1, 0},
+		{"a wants another with the same sequence", deed{key: a, id: y, sequence: 1}, 1, 0},
+		{"a gets y", deed{key: a, id: y, sequence: 2}, 0, 1},
+		{"a goes back", deed{key: a, id: x, sequence: 1}, 1, 0},
+		{"b wants the retired x", deed{key: b, id: x, sequence: 1}, 1, 0},
+		{"b gets z", deed{key: b, id: z, sequence: 7}, 0, 0},
+		{"a says it again", deed{key: a, id: y, sequence: 2, since: 9}, 0, 0},
 	}
 	for i, s := range steps {
-		got, err := d.apply(uint64(i+1), uint64(i), []deed{s.deed})
-		if got != s.refused || err != nil {
-			t.Errorf("%s: %d refused, %v, want %d", s.say, got, err, s.refused)
+		lost, got, err := d.apply(uint64(i+1), uint64(i), []deed{s.deed})
+		if got != s.refused || len(lost) != s.lost || err != nil {
+			t.Errorf("%s: %d refused, %d lost, %v, want %d and %d", s.say, got, len(lost), err, s.refused, s.lost)
 		}
 	}
-	if got, err := d.apply(3, 2, []deed{{key: b, id: secrez.NewID(), sequence: 99}}); got != 0 || err != nil || d.keyed(b).id != z {
+	if _, got, err := d.apply(3, 2, []deed{{key: b, id: secrez.NewID(), sequence: 99}}); got != 0 || err != nil || d.keyed(b).id != z {
 		t.Error("a message is applied twice")
 	}
-	if _, err := d.apply(100, 50, []deed{{key: b, id: secrez.NewID(), sequence: 99}}); !errors.Is(err, errGap) || d.keyed(b).id != z {
+	if _, _, err := d.apply(100, 50, []deed{{key: b, id: secrez.NewID(), sequence: 99}}); !errors.Is(err, errGap) || d.keyed(b).id != z {
 		t.Errorf("after a missing message: %v", err)
 	}
 	if e := d.keyed(a); e.id != y || e.since != 9 || !d.identified(x).retired {
@@ -178,21 +179,26 @@ func TestTheDirectoryFollowsAChangeOfKeysOnce(t *testing.T) {
 		say     string
 		deed    deed
 		refused int
+		lost    *keys.Identity // whose record holds no more
 	}{
-		{"a gets x", deed{key: a.Public().Array(), id: x, sequence: 3}, 0},
-		{"b takes it over with no higher sequence", by(x, 3, a, b), 1},
-		{"b takes another's id over", by(x, 4, c, b), 1},
-		{"b takes it over", by(x, 4, a, b), 0},
-		{"b says it again", by(x, 4, a, b), 0},
-		{"a wants it back", deed{key: a.Public().Array(), id: x, sequence: 5}, 1},
-		{"a wants another", deed{key: a.Public().Array(), id: y, sequence: 5}, 1},
-		{"c takes it over from a", by(x, 5, a, c), 1},
-		{"b goes back to a", by(x, 6, b, a), 1},
-		{"c takes it over from b", by(x, 5, b, c), 0},
+		{"a gets x", deed{key: a.Public().Array(), id: x, sequence: 3}, 0, nil},
+		{"b takes it over with no higher sequence", by(x, 3, a, b), 1, nil},
+		{"b takes another's id over", by(x, 4, c, b), 1, nil},
+		{"b takes it over", by(x, 4, a, b), 0, a},
+		{"b says it again", by(x, 4, a, b), 0, nil},
+		{"a wants it back", deed{key: a.Public().Array(), id: x, sequence: 5}, 1, nil},
+		{"a wants another", deed{key: a.Public().Array(), id: y, sequence: 5}, 1, nil},
+		{"c takes it over from a", by(x, 5, a, c), 1, nil},
+		{"b goes back to a", by(x, 6, b, a), 1, nil},
+		{"c takes it over from b", by(x, 5, b, c), 0, b},
 	}
 	for i, s := range steps {
-		if got, err := d.apply(uint64(i+1), uint64(i), []deed{s.deed}); got != s.refused || err != nil {
+		lost, got, err := d.apply(uint64(i+1), uint64(i), []deed{s.deed})
+		if got != s.refused || err != nil {
 			t.Errorf("%s: %d refused, %v, want %d", s.say, got, err, s.refused)
+		}
+		if (len(lost) == 0) != (s.lost == nil) || len(lost) > 0 && (len(lost) > 1 || lost[0].id != x || lost[0].key != s.lost.Public().Array()) {
+			t.Errorf("%s: lost %+v", s.say, lost)
 		}
 	}
 	if e := d.identified(x); e.key != c.Public().Array() || d.keyed(a.Public().Array()) != nil || d.keyed(b.Public().Array()) != nil {

@@ -261,9 +261,12 @@ func (r *Registry) applyMessage(m message) error {
 }
 
 func (r *Registry) apply(sequence, previous uint64, deeds []deed) error {
-	refused, err := r.dir.apply(sequence, previous, deeds)
+	lost, refused, err := r.dir.apply(sequence, previous, deeds)
 	if refused > 0 {
 		r.cfg.Logger.Warn("registry: the log contradicts itself; the earlier record stands", "write", sequence, "records", refused)
+	}
+	for _, e := range lost {
+		r.cfg.Lost(e.record())
 	}
 	return err
 }
