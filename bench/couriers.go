@@ -26,12 +26,18 @@ type hubPeer struct {
 
 // dialHub connects and does the handshake. What the hub may call is in mux; nil: nothing.
 func dialHub(ctx context.Context, address string, identity *keys.Identity, mux *muxrpc.Mux) (*hubPeer, error) {
+	return dialHubOver(ctx, hubTransport, address, identity, mux)
+}
+
+func dialHubOver(
+	ctx context.Context, transport multiserver.Transport, address string, identity *keys.Identity, mux *muxrpc.Mux,
+) (*hubPeer, error) {
 	addresses, err := multiserver.Parse(address)
 	if err != nil {
 		return nil, err
 	}
 	key, _ := addresses[0].Key()
-	raw, err := hubTransport.Dial(ctx, addresses[0].Transport())
+	raw, err := transport.Dial(ctx, addresses[0].Transport())
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +57,14 @@ func (p *hubPeer) status(ctx context.Context) error {
 	_, err := muxrpc.Call[native.Status](ctx, p.session, native.MethodStatus)
 	return err
 }
+
+// sees asks whether a courier can be reached.
+func (p *hubPeer) sees(ctx context.Context, courier keys.PublicKey) (bool, error) {
+	who, err := muxrpc.Call[native.Who](ctx, p.session, native.MethodWhois, native.WhoisRequest{Key: courier})
+	return who.Online, err
+}
+
+var errOffline = errors.New("the courier cannot be reached")
 
 // publish makes it a courier.
 func (p *hubPeer) publish(ctx context.Context, serves ...string) error {

@@ -20,6 +20,8 @@ const roleHub = "hub"
 func hubRoles() map[string]func(context.Context, []string) error {
 	return map[string]func(context.Context, []string) error{
 		roleHub:         serveHub,
+		roleNode:        serveNode,
+		rolePresences:   servePresences,
 		roleOrigin:      serveOrigin,
 		rolePlain:       servePlainProxy,
 		roleCourier:     serveCourier,
@@ -65,6 +67,15 @@ const hubProfileVariable = "SECRETSTACK_BENCH_HUBPROFILE"
 // couriers there are.
 const engineSilence = 12 * time.Second
 
+// hubAt is where the hub is that the process has begun with saying so.
+func (r *role) hubAt() (at hubAt, err error) {
+	said, err := r.line()
+	if err != nil {
+		return at, err
+	}
+	return parseHubAt(said)
+}
+
 // serveHub serves a hub with a new folder, which is removed in the end, and answers with its memory.
 func serveHub(ctx context.Context, args []string) error {
 	dir, err := os.MkdirTemp("", "bench-hub-")
@@ -72,9 +83,14 @@ func serveHub(ctx context.Context, args []string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	cfg := hub.Config{
-		Dir: dir, Listen: []string{"127.0.0.1:0"}, Domain: hubDomain, TunnelAddress: "127.0.0.1",
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
+	return serveHubOf(ctx, hub.Config{Dir: dir, Listen: []string{"127.0.0.1:0"}}, args, os.Getenv(hubProfileVariable), engineSilence)
+}
+
+// serveHubOf serves a hub, and answers with its memory after a silence.
+func serveHubOf(ctx context.Context, cfg hub.Config, args []string, profile string, silence time.Duration) error {
+	cfg.Domain, cfg.TunnelAddress = hubDomain, "127.0.0.1"
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	}
 	// Couriers that only register leave their ports soon, so that there are ports for the next ones.
 	cfg.Limits.SocketGrace = time.Second
@@ -96,9 +112,9 @@ func serveHub(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Println(string(said))
-	stopProfile, err := startProfile(os.Getenv(hubProfileVariable))
+	stopProfile, err := startProfile(profile)
 	if err != nil {
 		return err
 	}
-	return errors.Join(answerMemory(args, engineSilence), stopProfile(), h.Close(ctx), <-served)
+	return errors.Join(answerMemory(args, silence), stopProfile(), h.Close(ctx), <-served)
 }

@@ -16,3 +16,12 @@ func cpuOf(pid int) (time.Duration, error) {
 	}
 	return time.Duration(t.Nano()), nil
 }
+
+// mostConnections is how many connections a process of this system may have, with something left for its files.
+func mostConnections() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 1 << 20
+	}
+	return int(limit.Cur) - 500
+}

@@ -110,8 +110,8 @@ func relayFlow(start func(ctx context.Context) (relay, error), streams int) func
 			if err != nil {
 				return nil, err
 			}
-			rate, perGiB, err := flowAndCPU(ctx, d, r.pid(), pairs, relayChunk)
-			return []float64{rate / megabyte, perGiB}, err
+			rate, perGiB, err := flowAndCPU(ctx, d, []int{r.pid()}, pairs, relayChunk)
+			return append([]float64{rate / megabyte}, perGiB...), err
 		}
 		return &several{measure: measure, close: r.Close}, nil
 	}
@@ -138,9 +138,9 @@ func openPairs(ctx context.Context, r relay, n int) ([]io.Closer, error) {
 	})
 }
 
-// flowAndCPU sends chunks of a size through all pairs for d, and returns bytes a second, and the CPU time of a process in seconds a
-// GiB. The first tenth of d is not counted.
-func flowAndCPU(ctx context.Context, d time.Duration, pid int, pairs []io.Closer, chunk int) (rate, perGiB float64, err error) {
+// flowAndCPU sends chunks of a size through all pairs for d, and returns bytes a second, and the CPU time of each process in
+// seconds a GiB. The first tenth of d is not counted.
+func flowAndCPU(ctx context.Context, d time.Duration, pids []int, pairs []io.Closer, chunk int) (rate float64, perGiB []float64, err error) {
 	var moved atomic.Int64
 	var stop atomic.Bool
 	done := make(chan error, len(pairs))
@@ -157,20 +157,35 @@ func flowAndCPU(ctx context.Context, d time.Duration, pid int, pairs []io.Closer
 		running.Go(func() { done <- p.(pair).flow(&moved, &stop, chunk) })
 	}
 	if err := pause(ctx, d/10, done); err != nil {
-		return 0, 0, err
+		return 0, nil, err
 	}
 	from, start := moved.Load(), time.Now()
-	cpuFrom, errFrom := cpuOf(pid)
+	cpuFrom, errFrom := cpusOf(pids)
 	if err := pause(ctx, d-d/10, done); err != nil {
-		return 0, 0, err
+		return 0, nil, err
 	}
 	to, took := moved.Load(), time.Since(start)
-	cpuTo, errTo := cpuOf(pid)
+	cpuTo, errTo := cpusOf(pids)
 	n := float64(to - from)
 	if n == 0 {
-		return 0, 0, errNothingMoved
+		return 0, nil, errNothingMoved
 	}
-	return n / took.Seconds(), (cpuTo - cpuFrom).Seconds() / (n / gibibyte), errors.Join(errFrom, errTo)
+	for i := range pids {
+		perGiB = append(perGiB, (cpuTo[i]-cpuFrom[i]).Seconds()/(n/gibibyte))
+	}
+	return n / took.Seconds(), perGiB, errors.Join(errFrom, errTo)
+}
+
+// cpusOf is cpuOf for several processes.
+func cpusOf(pids []int) ([]time.Duration, error) {
+	all := make([]time.Duration, len(pids))
+	var errs []error
+	for i, pid := range pids {
+		var err error
+		all[i], err = cpuOf(pid)
+		errs = append(errs, err)
+	}
+	return all, errors.Join(errs...)
 }
 
 var errNothingMoved = errors.New("nothing came through")

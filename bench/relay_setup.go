@@ -151,12 +151,12 @@ func measureMany(ctx context.Context, r relay, d time.Duration, n, before int) (
 		busy <- n
 	})
 	defer look.Stop()
-	rate, perGiB, err := flowAndCPU(ctx, d, r.pid(), pairs, chunkSize)
+	rate, perGiB, err := flowAndCPU(ctx, d, []int{r.pid()}, pairs, chunkSize)
 	if err != nil {
 		return nil, err
 	}
 	each := func(after int) float64 { return max(0, float64(after-before)/1024/float64(n)) }
-	return []float64{rate / megabyte, perGiB, each(idle), each(<-busy)}, nil
+	return []float64{rate / megabyte, perGiB[0], each(idle), each(<-busy)}, nil
 }
 
 // memory is how much the process has when it has become steady.

@@ -18,6 +18,8 @@ type row struct {
 	Also []aspect
 	// Gauges are counted at the end of the row, not compared with anybody.
 	Gauges []gauge
+	// Shared are the nodes that some of the peers share; nil: there are none.
+	Shared *sharedNodes
 }
 
 // A peer is one way of doing a row's work.
@@ -101,7 +103,7 @@ func stateless(f measureFunc) func(context.Context) (meter, error) {
 // allRows are the rows of the targets, in their order, and the memory of an idle peer. A heap profile of its server is
 // written to the named file, unless it has no name.
 func allRows(js, heapProfile string) []row {
-	node, secrez := newNodeJS(js), newSecrezJS(js)
+	node, secrez, shared := newNodeJS(js), newSecrezJS(js), new(sharedNodes)
 	return []row{
 		handshakeRow(node),
 		boxRow(node),
@@ -124,6 +126,13 @@ func allRows(js, heapProfile string) []row {
 		comingBackRow("9b"),
 		apiRow("10a", secrez),
 		registrationRow("10b"),
+		lookUpRow("11a", shared, 1),
+		lookUpRow("11b", shared, 16),
+		nodesSetupRow("11c", shared, 1),
+		nodesSetupRow("11d", shared, 16),
+		nodesCircuitRow("11e", shared, 1),
+		nodesCircuitRow("11f", shared, 16),
+		presencesRow("11g"),
 		idleRow(heapProfile),
 	}
 }

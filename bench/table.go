@@ -76,6 +76,9 @@ func figureCell(p peerResult) string {
 	if p.Missing != "" {
 		return "none"
 	}
+	if len(p.Rounds) == 0 && p.Median == 0 {
+		return "-" // it does not tell this
+	}
 	return figure(p.Median)
 }
 
