@@ -87,14 +87,14 @@ type nodes struct {
 	links    net.Listener   // the node's, as soon as there is one
 	node     *cluster.Node
 
-	out, in atomic.Int64 // circuits across nodes: visitors, couriers that are here
+	out, in               atomic.Int64 // circuits across nodes: visitors, couriers that are here
+	tunnelsOut, tunnelsIn atomic.Int64 // tunnels of the room: who has opened them, attendants that are here
 
 	telling sync.Mutex // puts what is told of one courier in order
 
 	mu        sync.Mutex
 	elsewhere map[circuit.TokenName]*ticket               // circuits that other nodes have
 	web       map[[keys.PublicKeySize]byte]*remoteCourier // couriers at other nodes that were visited lately
-	conns     map[net.Conn]struct{}                       // of links that other nodes have opened
 }
 
 // NodeName tells what the node is called whose data folder is dir. Empty: there is none yet.
@@ -164,7 +164,6 @@ func (h *Hub) openCluster(ctx context.Context) error {
 	}
 	h.nodes.elsewhere = map[circuit.TokenName]*ticket{}
 	h.nodes.web = map[[keys.PublicKeySize]byte]*remoteCourier{}
-	h.nodes.conns = map[net.Conn]struct{}{}
 	appKey, err := c.Credential.AppKey()
 	if err != nil {
 		return fmt.Errorf("hub: %w", err)
@@ -209,16 +208,9 @@ func (h *Hub) closeCluster() error {
 		return notClosed(h.nodes.links.Close())
 	}
 	h.nodes.mu.Lock()
-	var conns []net.Conn
-	for conn := range h.nodes.conns {
-		conns = append(conns, conn)
-	}
 	web := h.nodes.web
 	h.nodes.web = nil
 	h.nodes.mu.Unlock()
-	for _, conn := range conns {
-		_ = conn.Close()
-	}
 	for _, c := range web {
 		_ = c.streams.Close()
 	}
@@ -255,6 +247,7 @@ func (h *Hub) clusterStatus(stored *registry.ClusterStatus) *admin.Cluster {
 	}
 	c := &admin.Cluster{
 		Name: stored.Name, Node: stored.Node, Alone: stored.Alone, CircuitsOut: int(h.nodes.out.Load()), CircuitsIn: int(h.nodes.in.Load()),
+		TunnelsOut: int(h.nodes.tunnelsOut.Load()), TunnelsIn: int(h.nodes.tunnelsIn.Load()),
 		Traffic: admin.NodeTraffic(h.nodes.node.Stats()),
 	}
 	for _, name := range slices.Sorted(maps.Keys(nodes)) {
@@ -481,11 +474,11 @@ const (
 	linkTunnel  = "tunnel"  // a tunnel of the room: packets
 )
 
-// dialNode opens a link.
-func (h *Hub) dialNode(ctx context.Context, to cluster.Place, r linkRequest, bare bool) (net.Conn, error) {
+// dialNode opens a link. The context that it gives ends when the other node has gone.
+func (h *Hub) dialNode(ctx context.Context, to cluster.Place, r linkRequest, bare bool) (net.Conn, context.Context, error) {
 	body, err := json.Marshal(r)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	return h.nodes.node.Dial(ctx, to, body, bare)
 }
@@ -499,6 +492,7 @@ func (h *Hub) serveLink(ctx context.Context, _ keys.PublicKey, body []byte, acce
 		if conn, err := accept(nil); err == nil {
 			h.nodes.in.Add(1)
 			defer h.nodes.in.Add(-1)
+			defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 			h.circuits.Serve(conn)
 		}
 	case err == nil && r.For == linkHTTP:
@@ -507,18 +501,6 @@ func (h *Hub) serveLink(ctx context.Context, _ keys.PublicKey, body []byte, acce
 		h.serveTunnelLink(ctx, r, accept)
 	default:
 		_, _ = accept(nodeBadRequest)
-	}
-}
-
-// hold keeps a connection in mind, so that it ends with the hub. What it returns forgets it.
-func (h *Hub) hold(conn net.Conn) (release func()) {
-	h.nodes.mu.Lock()
-	defer h.nodes.mu.Unlock()
-	h.nodes.conns[conn] = struct{}{}
-	return func() {
-		h.nodes.mu.Lock()
-		defer h.nodes.mu.Unlock()
-		delete(h.nodes.conns, conn)
 	}
 }
 

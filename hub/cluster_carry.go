@@ -151,7 +151,7 @@ func (h *Hub) passOn(conn net.Conn, t circuit.Token, place cluster.Place) {
 	_ = conn.SetReadDeadline(time.Time{})
 	ctx, leave := h.visitors.enter(h.life, netaddr.Remote(conn)) // so that it is waited for, and ended with the hub
 	defer leave()
-	link, err := h.dialNode(ctx, place, linkRequest{For: linkCircuit}, true)
+	link, life, err := h.dialNode(ctx, place, linkRequest{For: linkCircuit}, true)
 	if err == nil {
 		_, err = link.Write(circuit.AppendPreamble(nil, t))
 	}
@@ -173,6 +173,7 @@ func (h *Hub) passOn(conn net.Conn, t circuit.Token, place cluster.Place) {
 	l := h.circuits.Limits()
 	joined := circuit.Join(conn, link, circuit.JoinConfig{Idle: l.Idle, Vanished: l.Vanished})
 	defer context.AfterFunc(ctx, func() { joined.Cut(errDraining) })()
+	defer context.AfterFunc(life, func() { joined.Cut(errLinkLost) })()
 	_ = joined.Run()
 }
 
@@ -189,17 +190,30 @@ func (c *remoteCourier) Dial(ctx context.Context) (net.Conn, error) { return c.s
 // open opens a connection through the node that has the courier now.
 func (c *remoteCourier) open(ctx context.Context) (net.Conn, error) {
 	var conn net.Conn
+	var life context.Context
 	err := c.h.follow(ctx, func() error {
 		place, _, err := c.h.elsewhereReach(ctx, c.key)
 		if err == nil {
-			conn, err = c.h.dialNode(ctx, place, linkRequest{For: linkHTTP, Key: c.key}, false)
+			conn, life, err = c.h.dialNode(ctx, place, linkRequest{For: linkHTTP, Key: c.key}, false)
 		}
 		return err
 	})
 	if err != nil {
 		return nil, away(err)
 	}
-	return conn, nil
+	return &linked{conn, context.AfterFunc(life, func() { _ = conn.Close() })}, nil
+}
+
+// linked is a link that is closed when its node has gone.
+type linked struct {
+	net.Conn
+	forget func() bool
+}
+
+// Close closes it before.
+func (l *linked) Close() error {
+	l.forget()
+	return l.Conn.Close()
 }
 
 // courierElsewhere finds a courier at another node that serves HTTP; nil if there is none.
@@ -270,7 +284,7 @@ func (h *Hub) serveWebLink(ctx context.Context, key keys.PublicKey, accept func(
 		return
 	}
 	defer func() { _ = conn.Close() }()
-	defer h.hold(conn)()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/secretstack/secretstack/hub/cluster"
@@ -147,16 +148,16 @@ func (h *Hub) tellRoom(after []byte) ([]byte, error) {
 }
 
 // tunnelElsewhere opens the half of a tunnel to an attendant at another node.
-func (h *Hub) tunnelElsewhere(ctx context.Context, origin, target keys.PublicKey, request []byte) (room.Half, error) {
+func (h *Hub) tunnelElsewhere(ctx context.Context, origin, target keys.PublicKey, request []byte) (room.Half, <-chan struct{}, error) {
 	place, err := h.askAs(ctx, cluster.Attendant, target, nodeQuestion{Ask: askReach}, &struct{}{})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	conn, err := h.dialNode(ctx, place, linkRequest{For: linkTunnel, Key: target, Origin: origin, Request: request}, false)
+	conn, life, err := h.dialNode(ctx, place, linkRequest{For: linkTunnel, Key: target, Origin: origin, Request: request}, false)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return h.newTunnelHalf(conn), nil
+	return h.newTunnelHalf(conn, &h.nodes.tunnelsOut), life.Done(), nil
 }
 
 // serveTunnelLink joins a link with an attendant who is here.
@@ -169,8 +170,7 @@ func (h *Hub) serveTunnelLink(ctx context.Context, r linkRequest, accept func(er
 	if err != nil {
 		return
 	}
-	defer h.hold(conn)()
-	half := h.newTunnelHalf(conn)
+	half := h.newTunnelHalf(conn, &h.nodes.tunnelsIn)
 	if err := h.room.Join(ctx, r.Origin, r.Key, r.Request, half); err != nil {
 		half.Abort(err)
 		return
@@ -184,14 +184,16 @@ type tunnelHalf struct {
 	in    *packetstream.Reader // used by Recv, and by end when that is done
 	ended chan struct{}        // closed when the other side has ended it
 	later func(func()) bool    // Hub.background
+	open  *atomic.Int64        // how many there are that have not ended
 	once  sync.Once
 }
 
 // tunnelEnd bounds the time for the last word of a tunnel.
 const tunnelEnd = time.Second
 
-func (h *Hub) newTunnelHalf(conn net.Conn) *tunnelHalf {
-	return &tunnelHalf{later: h.background, conn: conn, in: packetstream.NewReader(conn, 0), ended: make(chan struct{})}
+func (h *Hub) newTunnelHalf(conn net.Conn, open *atomic.Int64) *tunnelHalf {
+	open.Add(1)
+	return &tunnelHalf{later: h.background, open: open, conn: conn, in: packetstream.NewReader(conn, 0), ended: make(chan struct{})}
 }
 
 // Recv gives the next item; it is part of [room.Half], as all that follows.
@@ -242,6 +244,7 @@ func (t *tunnelHalf) Abort(err error) {
 // end says the last word, and lets it arrive: a connection that is closed with something unread in it is reset.
 func (t *tunnelHalf) end(header packetstream.Header, word string) (err error) {
 	t.once.Do(func() {
+		t.open.Add(-1)
 		_ = t.conn.SetWriteDeadline(time.Now().Add(tunnelEnd))
 		err = t.write(header, []byte(word))
 		select {

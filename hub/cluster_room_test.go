@@ -38,9 +38,14 @@ func TestNodesAreOneRoom(t *testing.T) {
 
 	p := connect(t, bob, "tunnel:"+b.About().Key.Ref()+":"+ref+"~shs:"+identity(t, "alice").Public().Base64())
 	greet(t, p)
-	eventually(t, "the tunnel is known to both nodes", func() bool { return a.Status().Tunnels == 1 && b.Status().Tunnels == 1 })
+	tunnels := func(n int) bool {
+		there, here := a.Status(), b.Status()
+		return there.Tunnels == n && there.Cluster.TunnelsIn == n && there.Cluster.TunnelsOut == 0 &&
+			here.Tunnels == n && here.Cluster.TunnelsOut == n && here.Cluster.TunnelsIn == 0
+	}
+	eventually(t, "the tunnel is known to both nodes", func() bool { return tunnels(1) })
 	p.Abort(errors.New("enough"))
-	eventually(t, "both halves have ended", func() bool { return a.Status().Tunnels == 0 && b.Status().Tunnels == 0 })
+	eventually(t, "both halves have ended", func() bool { return tunnels(0) })
 
 	refused := func(target, why string) {
 		t.Helper()

@@ -110,7 +110,8 @@ func newHubStatus(g *globals) *cobra.Command {
 			if s.Cluster != nil {
 				line("cluster", clusterWords(s.Cluster))
 				line("nodes", strings.Join(nodeLines(s.Cluster.Nodes), "\n           "))
-				line("across", fmt.Sprintf("%d circuits of visitors here, %d of couriers here", s.Cluster.CircuitsOut, s.Cluster.CircuitsIn))
+				line("across", fmt.Sprintf("%d circuits and %d tunnels of visitors here, %d and %d of couriers here",
+					s.Cluster.CircuitsOut, s.Cluster.TunnelsOut, s.Cluster.CircuitsIn, s.Cluster.TunnelsIn))
 			}
 			if s.Draining {
 				line("draining", "yes")

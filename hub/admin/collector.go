@@ -33,7 +33,8 @@ type collector struct {
 	nodes, majority                             *prometheus.Desc
 	nodeCouriers, nodePeers, nodeSilent         *prometheus.Desc
 	replicaLag, replicaCurrent                  *prometheus.Desc
-	nodeCircuits, nodeQuestions, nodeLinks      *prometheus.Desc
+	nodeCircuits, nodeTunnels                   *prometheus.Desc
+	nodeQuestions, nodeLinks                    *prometheus.Desc
 }
 
 func newCollector(hub Hub, a *admission.Admission) *collector {
@@ -81,6 +82,7 @@ func newCollector(hub Hub, a *admission.Admission) *collector {
 		replicaLag:     desc("replica_lag", "Writes to the registry that a node does not have yet.", "node"),
 		replicaCurrent: desc("replica_current", "1 when a node has all records, or nearly.", "node"),
 		nodeCircuits:   desc("node_circuits", "Open circuits across nodes: out, the visitor is here; in, the courier is.", "direction"),
+		nodeTunnels:    desc("node_tunnels", "Open tunnels of the room across nodes: out, who opened it is here; in, the attendant is.", "direction"),
 		nodeQuestions:  desc("node_questions_total", "Questions about couriers put to other nodes, by what came of them.", "result"),
 		nodeLinks:      desc("node_links_total", "Connections between nodes for what they carry.", "event"),
 		certificate:    desc("certificate_expiry_timestamp_seconds", "When a certificate runs out, in seconds since 1970; 0: there is none.", "name"),
@@ -191,6 +193,8 @@ func (c *collector) collectNodes(m sink, st *Cluster) {
 	m.gauge(c.majority, flag(!st.Alone))
 	m.gauge(c.nodeCircuits, float64(st.CircuitsOut), "out")
 	m.gauge(c.nodeCircuits, float64(st.CircuitsIn), "in")
+	m.gauge(c.nodeTunnels, float64(st.TunnelsOut), "out")
+	m.gauge(c.nodeTunnels, float64(st.TunnelsIn), "in")
 	t := st.Traffic
 	m.count(c.nodeQuestions, float64(t.Asked-t.Offline-t.Unanswered), "answered")
 	m.count(c.nodeQuestions, float64(t.Offline), "offline")

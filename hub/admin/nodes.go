@@ -16,6 +16,11 @@ type Cluster struct {
 	CircuitsOut int `json:"circuitsOut"`
 	CircuitsIn  int `json:"circuitsIn"`
 
+	// TunnelsOut are tunnels of the room to attendants elsewhere, TunnelsIn those to attendants that are here from elsewhere; both
+	// are open now.
+	TunnelsOut int `json:"tunnelsOut"`
+	TunnelsIn  int `json:"tunnelsIn"`
+
 	Traffic NodeTraffic `json:"traffic"`
 }
 

@@ -15,7 +15,7 @@ import (
 // threeNodes are how the nodes of a cluster may be doing.
 func threeNodes() *admin.Cluster {
 	return &admin.Cluster{
-		Name: "eu", Node: "hub-1", CircuitsOut: 4, CircuitsIn: 5,
+		Name: "eu", Node: "hub-1", CircuitsOut: 4, CircuitsIn: 5, TunnelsOut: 6, TunnelsIn: 7,
 		Nodes: []admin.Node{
 			{Name: "hub-1", Self: true, Seen: true, Release: "1.2.3", Couriers: 7, Peers: 9, Holds: true, Current: true},
 			{Name: "hub-2", Seen: true, Couriers: 1, Peers: 2, Silent: 0.5, Holds: true, Current: true, Leads: true},
@@ -36,6 +36,7 @@ func TestMetricsTellOfTheNodes(t *testing.T) {
 		`nodes 2`, `nodes_majority 1`, `node_couriers{node="hub-1"} 7`, `node_peers{node="hub-2"} 2`, `node_silent_seconds{node="hub-2"} 0.5`,
 		`replica_lag{node="hub-3"} 12`, `replica_current{node="hub-3"} 0`, `replica_current{node="hub-1"} 1`,
 		`node_circuits{direction="out"} 4`, `node_circuits{direction="in"} 5`,
+		`node_tunnels{direction="out"} 6`, `node_tunnels{direction="in"} 7`,
 		`node_questions_total{result="answered"} 5`, `node_questions_total{result="offline"} 3`, `node_questions_total{result="failed"} 1`,
 		`node_links_total{event="opened"} 20`, `node_links_total{event="failed"} 2`, `node_links_total{event="taken"} 30`,
 	} {

@@ -113,7 +113,7 @@ func BenchmarkLink(b *testing.B) {
 	}
 	to := open(b, cfg).place()
 	for b.Loop() {
-		conn, err := here.Dial(b.Context(), to, []byte("{}"), true)
+		conn, _, err := here.Dial(b.Context(), to, []byte("{}"), true)
 		if err != nil {
 			b.Fatal(err)
 		}

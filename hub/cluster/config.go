@@ -38,7 +38,8 @@ type Config struct {
 	// error travels if it is a [Refusal]; ErrOffline says that nobody is here after all.
 	Answer func(ctx context.Context, as Role, key keys.PublicKey, question []byte) ([]byte, error)
 	// Serve takes a link that another node has opened, with its request. It must call accept once, from its own goroutine: with
-	// why not, or with nil, and then it owns the connection that it gets, also after it has returned.
+	// why not, or with nil, and then it owns the connection that it gets, also after it has returned. ctx ends when the other node
+	// has gone, which need not show on the link, and with this node: then the link is to be closed.
 	Serve func(ctx context.Context, from keys.PublicKey, request []byte, accept func(error) (net.Conn, error))
 	// Load tells how many couriers and how many connections this node has, and whether it is about to end. Nil: nothing is told.
 	Load func() Load

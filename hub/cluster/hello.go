@@ -14,6 +14,7 @@ import (
 type hello struct {
 	Version int    `json:"version"`
 	Release string `json:"release,omitempty"`
+	Run     string `json:"run,omitempty"` // another text for each process
 	Place
 	Load
 }
@@ -92,7 +93,7 @@ func (n *Node) sayHello(to string) {
 	if conn == nil {
 		return
 	}
-	data, err := json.Marshal(hello{n.cfg.version, n.cfg.Release, n.place(), n.cfg.Load()})
+	data, err := json.Marshal(hello{n.cfg.version, n.cfg.Release, n.self, n.place(), n.cfg.Load()})
 	if err != nil {
 		return
 	}
@@ -144,7 +145,7 @@ func (n *Node) meet(ctx context.Context) error {
 	if conn == nil {
 		return ErrUnreachable
 	}
-	data, err := json.Marshal(hello{n.cfg.version, n.cfg.Release, n.place(), n.cfg.Load()})
+	data, err := json.Marshal(hello{n.cfg.version, n.cfg.Release, n.self, n.place(), n.cfg.Load()})
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,8 @@ const goByte = 'G'
 type linkRequest struct {
 	Version int    `json:"version"`
 	Node    string `json:"node"`
+	Run     string `json:"run,omitempty"`     // of the node that has connected
+	Address string `json:"address,omitempty"` // where that takes links
 	Bare    bool   `json:"bare,omitempty"`
 	Body    []byte `json:"body,omitempty"`
 }
@@ -32,37 +34,49 @@ type linkRequest struct {
 // A linkAnswer lets it be, or not.
 type linkAnswer struct {
 	Version int     `json:"version"`
+	Run     string  `json:"run,omitempty"`
 	Refusal Refusal `json:"refusal,omitempty"`
 }
 
 // Dial opens a link to a node, which must take the request. A bare link carries what follows as it is, for ends that encrypt
-// by themselves; otherwise it is encrypted. Its error is ErrUnreachable, ErrVersion, ErrBusy, a [Refusal], or that of ctx.
-func (n *Node) Dial(ctx context.Context, to Place, body []byte, bare bool) (_ net.Conn, err error) {
-	defer func() { n.counts.link(err) }()
+// by themselves; otherwise it is encrypted. The context that it gives ends when the other node has gone, which need not show on
+// the link, and with this node: then the link is to be closed. Its error is ErrUnreachable, ErrVersion, ErrBusy, a [Refusal], or
+// that of ctx.
+func (n *Node) Dial(ctx context.Context, to Place, body []byte, bare bool) (net.Conn, context.Context, error) {
+	conn, life, err := n.dial(ctx, to, body, bare)
+	n.counts.link(err)
+	return conn, life, err
+}
+
+func (n *Node) dial(ctx context.Context, to Place, body []byte, bare bool) (net.Conn, context.Context, error) {
 	if n.life.Err() != nil {
-		return nil, ErrClosed
+		return nil, nil, ErrClosed
 	}
 	if len(body) > maxQuestion {
-		return nil, errors.New("cluster: the request is too long")
+		return nil, nil, errors.New("cluster: the request is too long")
 	}
 	opening, cancel := context.WithTimeout(ctx, n.cfg.Limits.LinkTimeout)
 	defer cancel()
 	var d net.Dialer
 	raw, err := d.DialContext(opening, "tcp", to.Address)
 	if err != nil {
-		return nil, n.unreachable(ctx, to, err)
+		return nil, nil, n.unreachable(ctx, to, err)
 	}
 	conn, err := n.shs.Client(opening, raw, multiserver.NewPart("shs", to.Key.Base64()))
 	if err != nil {
-		return nil, n.unreachable(ctx, to, err) // raw is closed
+		return nil, nil, n.unreachable(ctx, to, err) // raw is closed
 	}
 	stop := context.AfterFunc(opening, func() { _ = raw.SetDeadline(longAgo()) })
-	a, err := request(conn, linkRequest{n.cfg.version, n.cfg.Name, bare, body})
+	a, err := request(conn, linkRequest{n.cfg.version, n.cfg.Name, n.self, n.cfg.Advertise, bare, body})
 	if err == nil && bare && a.Refusal == "" {
 		_, err = raw.Write([]byte{goByte})
 	}
 	if !stop() && err == nil {
 		err = opening.Err()
+	}
+	var life context.Context
+	if err == nil {
+		life = n.partner(to, a.Run)
 	}
 	switch {
 	case err != nil:
@@ -72,12 +86,12 @@ func (n *Node) Dial(ctx context.Context, to Place, body []byte, bare bool) (_ ne
 	case a.Refusal != "":
 		err = meaning(a.Refusal)
 	case bare:
-		return raw, nil
+		return raw, life, nil
 	default:
-		return conn, nil
+		return conn, life, nil
 	}
 	_ = raw.Close()
-	return nil, err
+	return nil, nil, err
 }
 
 func longAgo() time.Time { return time.Unix(1, 0) }
@@ -160,7 +174,7 @@ func (n *Node) link(raw net.Conn) (taken bool) {
 		_, _ = l.accept(refusedVersion)
 		return false
 	}
-	n.cfg.Serve(n.life, conn.Remote(), r.Body, l.accept)
+	n.cfg.Serve(n.partner(Place{r.Node, conn.Remote(), r.Address}, r.Run), conn.Remote(), r.Body, l.accept)
 	return l.taken
 }
 
@@ -186,7 +200,7 @@ func (l *incoming) accept(refusal error) (conn net.Conn, err error) {
 }
 
 func (l *incoming) answer(refusal error) (net.Conn, error) {
-	a := linkAnswer{Version: l.n.cfg.version}
+	a := linkAnswer{Version: l.n.cfg.version, Run: l.n.self}
 	if refusal != nil {
 		a.Refusal = refusalOf(refusal)
 	}

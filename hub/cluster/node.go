@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -16,8 +17,9 @@ import (
 
 // Node is this machine as one of a cluster's. Its methods may be called concurrently.
 type Node struct {
-	cfg Config
-	shs multiserver.Transform
+	cfg  Config
+	shs  multiserver.Transform
+	self string // tells this process from others of the same node
 
 	life    context.Context // ends with Close
 	end     context.CancelFunc
@@ -30,10 +32,11 @@ type Node struct {
 	counts  counts
 
 	mu        sync.Mutex
-	published map[presence]bool // guarded by mu
-	changed   []change          // of published, not yet told to the bus; guarded by mu
-	others    map[string]*other // by name; guarded by mu
-	closed    bool              // guarded by mu
+	published map[presence]bool                     // guarded by mu
+	changed   []change                              // of published, not yet told to the bus; guarded by mu
+	others    map[string]*other                     // by name; guarded by mu
+	partners  map[[keys.PublicKeySize]byte]*partner // by the key of the node; guarded by mu
+	closed    bool                                  // guarded by mu
 }
 
 // Role is what somebody is looked for as.
@@ -67,6 +70,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg:       cfg,
+		self:      rand.Text(),
 		kick:      make(chan struct{}, 1),
 		answers:   make(chan struct{}, cfg.Limits.MaxAnswers),
 		links:     make(chan struct{}, cfg.Limits.MaxLinks),
@@ -74,6 +78,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		ready:     make(chan struct{}),
 		published: map[presence]bool{},
 		others:    map[string]*other{},
+		partners:  map[[keys.PublicKeySize]byte]*partner{},
 	}
 	n.shs = multiserver.SHS(multiserver.SHSConfig{Identity: cfg.Identity, AppKey: cfg.AppKey})
 	n.Publish(Self, cfg.Identity.Public())
@@ -91,6 +96,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, errors.Join(err, n.Close())
 	}
 	n.wg.Go(n.greet)
+	n.wg.Go(n.watch)
 	return n, nil
 }
 

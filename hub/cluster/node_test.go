@@ -111,7 +111,7 @@ func configOf(tb testing.TB, b Bus, name string) Config {
 			return append([]byte(name+" heard "), q...), nil
 		},
 		// What comes over a link goes back over it.
-		Serve: func(_ context.Context, _ keys.PublicKey, r []byte, accept func(error) (net.Conn, error)) {
+		Serve: func(ctx context.Context, _ keys.PublicKey, r []byte, accept func(error) (net.Conn, error)) {
 			if string(r) == "refused" {
 				_, _ = accept(Refusal("not this one"))
 				return
@@ -120,6 +120,7 @@ func configOf(tb testing.TB, b Bus, name string) Config {
 			if err != nil {
 				return
 			}
+			defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 			defer func() { _ = conn.Close() }()
 			_, _ = io.Copy(conn, conn)
 		},
@@ -254,7 +255,7 @@ func TestVersionsOneApartWorkTogetherAndOthersAreRefused(t *testing.T) {
 	courier := identity(t, "courier").Public()
 	next.Publish(Courier, courier)
 	place := found(t, a, courier)
-	conn, err := a.Dial(t.Context(), place, nil, false)
+	conn, _, err := a.Dial(t.Context(), place, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,10 +267,10 @@ func TestVersionsOneApartWorkTogetherAndOthersAreRefused(t *testing.T) {
 	far := at(version + 2)
 	far.Name, far.Bus = "far", newBus(t, engine(t))
 	f := open(t, far)
-	if _, err := a.Dial(t.Context(), f.place(), nil, false); !errors.Is(err, ErrVersion) {
+	if _, _, err := a.Dial(t.Context(), f.place(), nil, false); !errors.Is(err, ErrVersion) {
 		t.Errorf("a link to a node two versions away: %v", err)
 	}
-	if _, err := f.Dial(t.Context(), a.place(), nil, true); !errors.Is(err, ErrVersion) {
+	if _, _, err := f.Dial(t.Context(), a.place(), nil, true); !errors.Is(err, ErrVersion) {
 		t.Errorf("a link from a node two versions away: %v", err)
 	}
 }
@@ -279,7 +280,7 @@ func TestLinksCarryWhatIsSent(t *testing.T) {
 	a, b := open(t, configOf(t, newBus(t, s), "a")), open(t, configOf(t, newBus(t, s), "b"))
 	want := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	for _, bare := range []bool{false, true} {
-		conn, err := a.Dial(t.Context(), b.place(), []byte("echo"), bare)
+		conn, _, err := a.Dial(t.Context(), b.place(), []byte("echo"), bare)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -295,7 +296,7 @@ func TestLinksCarryWhatIsSent(t *testing.T) {
 		wrote.Wait()
 		_ = conn.Close()
 	}
-	if _, err := a.Dial(t.Context(), b.place(), []byte("refused"), true); !errors.Is(err, Refusal("not this one")) {
+	if _, _, err := a.Dial(t.Context(), b.place(), []byte("refused"), true); !errors.Is(err, Refusal("not this one")) {
 		t.Errorf("a refusal arrives as %v", err)
 	}
 }
@@ -305,19 +306,19 @@ func TestLinksAreForNodesThatProveTheirKeys(t *testing.T) {
 	a, b := open(t, configOf(t, newBus(t, s), "a")), open(t, configOf(t, newBus(t, s), "b"))
 	wrong := b.place()
 	wrong.Key = identity(t, "somebody else").Public()
-	if _, err := a.Dial(t.Context(), wrong, nil, false); !errors.Is(err, ErrUnreachable) {
+	if _, _, err := a.Dial(t.Context(), wrong, nil, false); !errors.Is(err, ErrUnreachable) {
 		t.Errorf("a node with another key: %v", err)
 	}
 	stranger := configOf(t, newBus(t, engine(t)), "stranger")
 	stranger.AppKey = appKey(t, "another cluster")
-	if _, err := open(t, stranger).Dial(t.Context(), b.place(), nil, false); !errors.Is(err, ErrUnreachable) {
+	if _, _, err := open(t, stranger).Dial(t.Context(), b.place(), nil, false); !errors.Is(err, ErrUnreachable) {
 		t.Errorf("a node of another cluster: %v", err)
 	}
 	dead := b.place()
 	if err := b.Close(); err != nil {
 		t.Error(err)
 	}
-	if _, err := a.Dial(t.Context(), dead, nil, false); !errors.Is(err, ErrUnreachable) {
+	if _, _, err := a.Dial(t.Context(), dead, nil, false); !errors.Is(err, ErrUnreachable) {
 		t.Errorf("a node that is gone: %v", err)
 	}
 }

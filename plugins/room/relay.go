@@ -76,11 +76,11 @@ func (r *Room) anywhere(ctx context.Context, origin, target keys.PublicKey, requ
 	if err != nil {
 		return nil, nil, err
 	}
-	out, err := r.cfg.Elsewhere(ctx, origin, target, body)
+	out, gone, err := r.cfg.Elsewhere(ctx, origin, target, body)
 	if err != nil {
 		return nil, nil, couldNotConnect(request.Target)
 	}
-	return out, nil, nil
+	return out, gone, nil
 }
 
 // tunnel joins the half of a caller with one to the target.

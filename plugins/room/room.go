@@ -50,8 +50,9 @@ type Config struct {
 	// connections inside are left idle.
 	TunnelIdle time.Duration `json:"-"`
 	// Elsewhere opens the other half of a tunnel to an attendant of another part of the room, which gets the request in
-	// [Room.Join]. Nil: the room has no other parts.
-	Elsewhere func(ctx context.Context, origin, target keys.PublicKey, request []byte) (Half, error) `json:"-"`
+	// [Room.Join]. gone is closed when the other part has gone away, for the half may not notice; nil if that is not known. Nil: the
+	// room has no other parts.
+	Elsewhere func(ctx context.Context, origin, target keys.PublicKey, request []byte) (half Half, gone <-chan struct{}, err error) `json:"-"`
 	// Changed is told that an attendant may have come here or gone; see [Room.Has]. Nil: nobody is told.
 	Changed func(key keys.PublicKey) `json:"-"`
 	// Member says whether a peer is a member, for room.metadata. Nil: nobody is.

@@ -1,0 +1,101 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// A partner is a process of another node to which there are links, or were. That it has died need not show on a link: what its
+// system still has to send waits for a reader here, or the cable is cut.
+type partner struct {
+	place Place
+	run   string          // which process of the node it is; empty: it does not say
+	life  context.Context // ends when the process has gone, and with this node
+	end   context.CancelFunc
+	asked bool // somebody is asking whether it is there
+}
+
+// mostPatience bounds the time in which a node that has fallen silent on the bus must answer over a link.
+const mostPatience = 5 * time.Second
+
+// partner gives the life of a process that has just been met over a link. The node's process before it has gone.
+func (n *Node) partner(place Place, run string) context.Context {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	key := place.Key.Array()
+	before := n.partners[key]
+	if before != nil && before.run == run {
+		if place.Address != "" {
+			before.place = place
+		}
+		return before.life
+	}
+	if before != nil {
+		defer before.end() // what it ends runs in goroutines of its own
+	}
+	p := &partner{place: place, run: run}
+	p.life, p.end = context.WithCancel(n.life)
+	n.partners[key] = p
+	return p.life
+}
+
+// watch ends the lives of processes that have gone.
+func (n *Node) watch() {
+	ticker := time.NewTicker(n.cfg.Limits.HelloEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-n.life.Done():
+			return
+		}
+		for _, p := range n.doubtful() {
+			_ = n.run(func() { n.visit(p) })
+		}
+	}
+}
+
+// doubtful lists the partners of which nothing has been heard on the bus for some time, or something of another process.
+func (n *Node) doubtful() (all []*partner) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.partners {
+		o := n.others[p.place.Node]
+		heard := o != nil && o.Run == p.run && time.Since(o.heard) <= silentAfter*n.cfg.Limits.HelloEvery
+		if !heard && !p.asked && p.place.Address != "" {
+			p.asked = true
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// visit opens a link to a partner to see whether it is there: it may be the bus that is not.
+func (n *Node) visit(p *partner) {
+	n.mu.Lock()
+	place := p.place
+	n.mu.Unlock()
+	ctx, cancel := context.WithTimeout(n.life, min(mostPatience, n.cfg.Limits.LinkTimeout))
+	defer cancel()
+	conn, _, err := n.dial(ctx, place, nil, false)
+	if err == nil {
+		_ = conn.Close()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p.asked = false
+	key := place.Key.Array()
+	if isAnswer(err) || n.life.Err() != nil || n.partners[key] != p {
+		return // it is there, or another process has come in its place
+	}
+	delete(n.partners, key)
+	defer p.end()
+	n.cfg.Logger.Warn("cluster: a node has gone: links to it are ended", "node", place.Node, "err", err)
+}
+
+// isAnswer reports whether there was somebody who answered.
+func isAnswer(err error) bool {
+	var r Refusal
+	return err == nil || errors.As(err, &r) || errors.Is(err, ErrVersion) || errors.Is(err, ErrOffline) || errors.Is(err, ErrBusy)
+}
