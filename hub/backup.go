@@ -3,6 +3,7 @@ package hub
 import (
 	"archive/tar"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -58,6 +59,19 @@ func Backup(ctx context.Context, dir string, id *keys.Identity, w io.Writer) (ar
 	}
 	archive, err = backup(ctx, dir, r, w)
 	return archive, errors.Join(err, r.Close())
+}
+
+// MakeOrigin turns the data folder dir of a single hub that is not running into what a cluster begins with, as
+// [registry.MakeOrigin] does, and tells what is in it: the sum belongs into the cluster's credential. It reports false where no
+// single hub has ever kept anything.
+func MakeOrigin(ctx context.Context, dir string, id *keys.Identity) (sum [sha256.Size]byte, archive registry.Archive, made bool, err error) {
+	cfg := registry.Config{Dir: filepath.Join(dir, registryDir), Identity: id, Logger: slog.New(slog.DiscardHandler)}
+	alone, err := registry.IsSingle(cfg.Dir)
+	if err != nil || !alone {
+		return sum, archive, false, err
+	}
+	sum, archive, err = registry.MakeOrigin(ctx, cfg)
+	return sum, archive, err == nil, err
 }
 
 func backup(ctx context.Context, dir string, r *registry.Registry, w io.Writer) (registry.Archive, error) {

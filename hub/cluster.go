@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -55,11 +56,11 @@ type Cluster struct {
 	Peers []string
 	// Replicas is how many nodes hold everything: 1, 3 or 5. Zero: 3.
 	Replicas int
-	// URL is a NATS cluster to be used in place of embedded engines, URLCredentials the file to log in with.
-	URL, URLCredentials string
-	// Waiting is told, again and again, how many nodes of how many are in reach, while New waits for a majority of them. With a URL
-	// both are zero. It must return soon. Nil: nobody is told.
-	Waiting func(reached, of int)
+	// URL is a NATS cluster to be used in place of embedded engines, URLCredentials the file to log in with, URLAuthority that with
+	// the certificate of the authority that its own are from. Empty: one that the system knows.
+	URL, URLCredentials, URLAuthority string
+	// Waiting is told, again and again, what the node waits for while New does. It must return soon. Nil: nobody is told.
+	Waiting func(registry.Wait)
 	// Limits bound what nodes ask of each other.
 	Limits cluster.Limits
 }
@@ -79,6 +80,16 @@ func (c *Cluster) check() error {
 		}
 	}
 	return nil
+}
+
+// same reports whether another configuration makes the same node.
+func (c *Cluster) same(other *Cluster) bool {
+	if c == nil || other == nil {
+		return c == other
+	}
+	a, b := *c, *other
+	a.Waiting, b.Waiting = nil, nil
+	return reflect.DeepEqual(a, b)
 }
 
 // nodes is what a hub has as a node of a cluster. Without one, everything of it is empty.
@@ -140,7 +151,7 @@ func (h *Hub) registryCluster() (*registry.Cluster, error) {
 	}
 	return &registry.Cluster{
 		Name: c.Credential.Name(), Node: c.Name, Listen: c.Listen, Advertise: c.Advertise, Peers: c.Peers, TLS: config,
-		URL: c.URL, Credentials: c.URLCredentials, Waiting: c.Waiting,
+		URL: c.URL, Credentials: c.URLCredentials, Authority: c.URLAuthority, Origin: c.Credential.Origin(), Waiting: c.Waiting,
 	}, nil
 }
 

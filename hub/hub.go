@@ -115,10 +115,8 @@ func (h *Hub) openDir(context.Context) error {
 		return fmt.Errorf("hub: the data folder cannot be made: %w", err)
 	}
 	if h.cfg.Cluster != nil {
-		h.identity = h.cfg.Cluster.Credential.Identity()
-		// So that a node's backup is that of a whole hub.
-		if err := keys.Save(filepath.Join(h.cfg.Dir, secretFile), h.identity, keys.FileOptions{}); err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("hub: %w", err)
+		if err := h.keepIdentity(); err != nil {
+			return err
 		}
 	}
 	if !h.identity.IsZero() {
@@ -129,6 +127,31 @@ func (h *Hub) openDir(context.Context) error {
 		return fmt.Errorf("hub: %w", err)
 	}
 	h.identity = id
+	return nil
+}
+
+// keepIdentity puts the cluster's identity into a node's data folder, so that its backup is that of a whole hub. A folder that has
+// another one is another hub's.
+func (h *Hub) keepIdentity() error {
+	h.identity = h.cfg.Cluster.Credential.Identity()
+	file := filepath.Join(h.cfg.Dir, secretFile)
+	err := keys.Save(file, h.identity, keys.FileOptions{})
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("hub: %w", err)
+	}
+	there, err := keys.Load(file, keys.FileOptions{})
+	switch {
+	case errors.Is(err, keys.ErrPassphrase):
+		return nil // whose it is cannot be seen
+	case err != nil:
+		return fmt.Errorf("hub: %w", err)
+	case !there.Public().Equal(h.identity.Public()):
+		return fmt.Errorf("%w: Cluster.Credential: it is of the hub %s, and the data in %s are of the hub %s: use that hub's "+
+			"credential, or an empty folder", ErrConfig, h.identity.Public().Short(), h.cfg.Dir, there.Public().Short())
+	}
 	return nil
 }
 

@@ -69,6 +69,7 @@ func (c Config) differs(other Config) (names []string) {
 		{"TunnelHost", c.TunnelHost == other.TunnelHost},
 		{"Limits", reflect.DeepEqual(c.Limits, limits)},
 		{"Control", c.Control == other.Control},
+		{"Cluster", c.Cluster.same(other.Cluster)},
 	} {
 		if !f.same {
 			names = append(names, f.name)

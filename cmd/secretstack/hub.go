@@ -159,10 +159,10 @@ func (d *daemon) identify(ctx context.Context) (err error) {
 const stillWaiting = time.Minute
 
 // waiting shows on a terminal what the log says elsewhere, and tells whoever asks for the health.
-func (d *daemon) waiting() func(reached, of int) {
+func (d *daemon) waiting() func(registry.Wait) {
 	shown := ""
-	return func(reached, of int) {
-		text := waitingText(reached, of)
+	return func(w registry.Wait) {
+		text := waitingText(w)
 		if text != shown && isTerminal(d.g.err) {
 			fmt.Fprintln(d.g.err, text)
 		}
@@ -172,11 +172,16 @@ func (d *daemon) waiting() func(reached, of int) {
 	}
 }
 
-func waitingText(reached, of int) string {
-	if of == 0 {
+func waitingText(w registry.Wait) string {
+	switch {
+	case w.Brought > 0:
+		return "bringing what the single hub had to the cluster: " + counted(int(w.Brought), "message")
+	case w.Origin && w.Reached >= w.Of:
+		return "waiting for the node that brings what the single hub had"
+	case w.Of == 0:
 		return "waiting for the NATS cluster"
 	}
-	return fmt.Sprintf("waiting for the other nodes: %d of %d reached", reached, of)
+	return fmt.Sprintf("waiting for the other nodes: %d of %d reached", w.Reached, w.Of)
 }
 
 // listen opens all ports, before anything is written: where one is somebody else's, no trace is left.
@@ -278,6 +283,7 @@ func (d *daemon) reload() {
 		d.log.Error("the configuration stays as it was", "err", plain(err))
 		return
 	}
+	unchanged = slices.AppendSeq(unchanged, differing(d.settings.nodeSettings(), settings.nodeSettings()))
 	if len(unchanged) > 0 {
 		d.log.Warn("some changes need a restart of the hub", "settings", unchanged)
 	}
@@ -407,6 +413,9 @@ func explainHub(err error) error {
 	switch {
 	case errors.Is(err, hub.ErrConfig):
 		return &usageError{err}
+	case errors.Is(err, registry.ErrForeign) && strings.Contains(err.Error(), "single hub's"):
+		return fmt.Errorf("%w. To begin a cluster with them, make its credential here while no hub runs: move the one that there is away, then: "+
+			"secretstack hub cluster init NAME", err)
 	case errors.Is(err, registry.ErrLocked):
 		return fmt.Errorf("%w; a hub is running with this --root already: stop it, or choose another", err)
 	case errors.Is(err, syscall.EADDRINUSE):

@@ -348,7 +348,7 @@ func TestSIGHUPReadsTheConfigurationAgain(t *testing.T) {
 	c := p.courier(nil)
 	s := await(t, c, "online", isOnline)
 	key := ""
-	write(t, file, "admission = \"closed\"\ndomain = \"other.example.org\"")
+	write(t, file, "admission = \"closed\"\ndomain = \"other.example.org\"\ncluster = \"eu\"\njoin = [\"hub-1\"]")
 	p.signal(syscall.SIGHUP)
 	await(t, c, "put out", func(s hubclient.Status) bool { return !s.Online })
 	rules := func(text string) {
@@ -359,8 +359,8 @@ func TestSIGHUPReadsTheConfigurationAgain(t *testing.T) {
 	testkit.Eventually(t, "the hub complains", func() bool {
 		return strings.Contains(p.errs.String(), "the configuration stays as it was")
 	})
-	if !strings.Contains(p.errs.String(), "need a restart") || !strings.Contains(p.errs.String(), "Domain") {
-		t.Error("nobody is told that a domain needs a restart")
+	if !strings.Contains(p.errs.String(), `some changes need a restart of the hub" settings="[Name Domain cluster join]"`) {
+		t.Errorf("nobody is told that a domain and a cluster need a restart: %s", p.errs.String())
 	}
 	key = s.ID.String()
 	rules("admission = \"closed\"\nrule = [\"allow " + key + "\"]")

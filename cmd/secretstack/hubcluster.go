@@ -3,9 +3,12 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -16,9 +19,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/secretstack/secretstack/hub"
 	"github.com/secretstack/secretstack/hub/cluster/credential"
+	"github.com/secretstack/secretstack/hub/registry"
 )
 
 const (
@@ -35,12 +40,15 @@ func (s *hubSettings) cluster(ctx context.Context, g *globals) (*hub.Cluster, er
 	if s.Cluster == "" {
 		return nil, s.withoutCluster()
 	}
-	c := &hub.Cluster{Replicas: s.Replicas, URL: s.NATSURL, URLCredentials: s.NATSCredentials}
+	c := &hub.Cluster{Replicas: s.Replicas, URL: s.NATSURL, URLCredentials: s.NATSCredentials, URLAuthority: s.NATSCA}
 	var err error
 	if c.Credential, err = s.credential(g); err != nil {
 		return nil, err
 	}
 	if c.Name, err = s.nodeName(g); err != nil {
+		return nil, err
+	}
+	if err := s.checkNATS(); err != nil {
 		return nil, err
 	}
 	if c.URL != "" {
@@ -72,18 +80,61 @@ func (s *hubSettings) cluster(ctx context.Context, g *globals) (*hub.Cluster, er
 	return c, nil
 }
 
-// withoutCluster refuses what is for nodes alone.
-func (s *hubSettings) withoutCluster() error {
-	for flag, given := range map[string]bool{
-		"join": len(s.Join) > 0, "node": s.Node != "", "credential": s.Credential != "", "advertise": s.Advertise != "",
-		"advertise-links": s.AdvertiseLinks != "", "listen-nodes": s.ListenNodes != "", "listen-links": s.ListenLinks != "",
-		"replicas": s.Replicas != 0, "nats-url": s.NATSURL != "", "nats-credentials": s.NATSCredentials != "",
-	} {
-		if given {
-			return usagef("--%s is for a node of a cluster: name that with --cluster", flag)
+// checkNATS sees that the files for a NATS cluster of somebody else's can be used: connecting would try again for ever.
+func (s *hubSettings) checkNATS() error {
+	if s.NATSURL == "" && (s.NATSCA != "" || s.NATSCredentials != "") {
+		return usagef("--nats-ca and --nats-credentials are for --nats-url")
+	}
+	if s.NATSCredentials != "" {
+		if _, err := os.ReadFile(s.NATSCredentials); err != nil {
+			return usagef("--nats-credentials: %w", err)
 		}
 	}
+	if s.NATSCA == "" {
+		return nil
+	}
+	text, err := os.ReadFile(s.NATSCA)
+	if err != nil {
+		return usagef("--nats-ca: %w", err)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(text) {
+		return usagef("--nats-ca: there is no certificate in %s", s.NATSCA)
+	}
 	return nil
+}
+
+// nodeSettings are those that are for nodes alone, by their names, as they are written.
+func (s *hubSettings) nodeSettings() map[string]string {
+	all := pflag.NewFlagSet("", pflag.ContinueOnError)
+	s.flags(all)
+	written := map[string]string{}
+	for _, name := range []string{
+		"cluster", "join", "node", "credential", "advertise", "advertise-links", "listen-nodes", "listen-links", "replicas", "nats-url",
+		"nats-credentials", "nats-ca",
+	} {
+		written[name] = all.Lookup(name).Value.String()
+	}
+	return written
+}
+
+// withoutCluster refuses what is for nodes alone.
+func (s *hubSettings) withoutCluster() error {
+	none := hubSettings{}
+	for name := range differing(s.nodeSettings(), none.nodeSettings()) {
+		return usagef("--%s is for a node of a cluster: name that with --cluster", name)
+	}
+	return nil
+}
+
+// differing names what is written otherwise in another place, in order.
+func differing(a, b map[string]string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, name := range slices.Sorted(maps.Keys(a)) {
+			if a[name] != b[name] && !yield(name) {
+				return
+			}
+		}
+	}
 }
 
 // credential loads what makes this machine a node.
@@ -270,7 +321,10 @@ func newHubClusterInit(g *globals) *cobra.Command {
 		Use:   "init NAME",
 		Short: "make the credential of a new cluster",
 		Long: `init makes the file "cluster" in --root: the credential that every node of the cluster needs a copy of. It holds the cluster's
-secret and the hub's identity, which is that of the hub with this --root if there is one. Whoever has the file is the hub.`,
+secret and the hub's identity, which is that of the hub with this --root if there is one. Whoever has the file is the hub.
+
+With the data of a hub in --root, which must be stopped, the cluster begins with all that it holds: ids, lists, invites and mail.
+This machine brings it when it is started as a node, and the others wait for that.`,
 		Example: "  secretstack hub cluster init eu",
 		Args:    argsBetween(1, 1, "the name of the cluster"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return initCluster(cmd.Context(), g, args[0]) },
@@ -278,6 +332,11 @@ secret and the hub's identity, which is that of the hub with this --root if ther
 }
 
 func initCluster(ctx context.Context, g *globals, name string) error {
+	file := g.credentialFile()
+	taken := fmt.Errorf("%s is there already and is not replaced: it may be that of a cluster", file)
+	if _, err := os.Lstat(file); err == nil {
+		return taken // before anything is changed
+	}
 	base, err := g.config(ctx, g.hubDir())
 	if err != nil {
 		return err
@@ -286,9 +345,17 @@ func initCluster(ctx context.Context, g *globals, name string) error {
 	if err != nil {
 		return usagef("%s", plain(err))
 	}
-	file := g.credentialFile()
+	origin, archive, made, err := hub.MakeOrigin(ctx, g.hubDir(), base.Identity)
+	switch {
+	case errors.Is(err, registry.ErrLocked):
+		return fmt.Errorf("the hub with this --root is running: stop it first, so that the cluster begins with all that it holds: %w", err)
+	case err != nil:
+		return explainHub(err)
+	case made:
+		c.BeginsWith(origin)
+	}
 	if err := c.Save(file); errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s is there already and is not replaced: it may be that of a cluster", file)
+		return taken
 	} else if err != nil {
 		return err
 	}
@@ -296,7 +363,11 @@ func initCluster(ctx context.Context, g *globals, name string) error {
 		file = full
 	}
 	if g.json {
-		return g.printJSON(map[string]any{"file": file, "cluster": name, "id": c.Identity().Public().Ref()})
+		answer := map[string]any{"file": file, "cluster": name, "id": c.Identity().Public().Ref()}
+		if made {
+			answer["records"] = archive.Records
+		}
+		return g.printJSON(answer)
 	}
 	fmt.Fprintf(g.out, `%[1]s is the credential of cluster %[2]q, of the hub with the key
 %[3]s. Whoever has it is the hub.
@@ -309,5 +380,12 @@ and start the same on every node, with the addresses of all (the port is %[4]d w
 
   secretstack hub --cluster %[2]s --join HOST-1,HOST-2,HOST-3
 `, file, name, c.Identity().Public().String(), nodePort)
+	if made {
+		fmt.Fprintf(g.out, `
+The cluster begins with what the hub here holds, %s among it: start a node here, for which the others wait. The hub does not run
+alone here any more; to go back to that, remove %s and
+%s.
+`, counted(archive.Records, "id"), filepath.Join(g.hubDir(), "registry", "origin"), file)
+	}
 	return nil
 }

@@ -53,32 +53,48 @@ func documentedNodes(t *testing.T) (prepare, nodes []string) {
 
 // cluster are processes that are one hub.
 type cluster struct {
-	t     *testing.T
-	dir   string
-	lines []string
-	nodes []*hubProcess
+	t       *testing.T
+	dir     string
+	prepare []string
+	lines   []string
+	nodes   []*hubProcess
 }
 
 // newCluster prepares what the manual says, and starts nothing yet.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
+	c := bareCluster(t)
+	c.prepared()
+	return c
+}
+
+// bareCluster is a cluster of which there is nothing yet but the folder.
+func bareCluster(t *testing.T) *cluster {
+	t.Helper()
 	prepare, lines := documentedNodes(t)
-	c := &cluster{t: t, dir: shortDir(t), lines: lines, nodes: make([]*hubProcess, len(lines))}
-	for _, line := range prepare {
+	return &cluster{t: t, dir: shortDir(t), prepare: prepare, lines: lines, nodes: make([]*hubProcess, len(lines))}
+}
+
+// prepared types what the manual says before the first node is started.
+func (c *cluster) prepared() {
+	c.t.Helper()
+	for _, line := range c.prepare {
 		if args, ours := strings.CutPrefix(line, "secretstack "); ours {
 			if p := c.process(strings.Fields(args)...); p.wait() != exitOK {
-				t.Fatalf("%s: %s", line, p.errs.String())
+				c.t.Fatalf("%s: %s", line, p.errs.String())
 			}
 			continue
 		}
 		cmd := exec.Command("sh", "-c", line)
 		cmd.Dir = c.dir
 		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v, %s", line, err, out)
+			c.t.Fatalf("%s: %v, %s", line, err, out)
 		}
 	}
-	return c
 }
+
+// root is the root folder of a node, or another one beside it.
+func (c *cluster) root(name string) string { return filepath.Join(c.dir, name) }
 
 // process starts our program in the cluster's folder.
 func (c *cluster) process(args ...string) *process {
@@ -166,24 +182,33 @@ func (p *hubProcess) register(id *keys.Identity) (given secrez.ID) {
 // whois asks a node for the id of a key until it knows it.
 func (p *hubProcess) whois(id *keys.Identity) secrez.ID {
 	p.t.Helper()
+	return p.whoAre(id)[0]
+}
+
+// whoAre asks a node for the ids of keys until it knows them.
+func (p *hubProcess) whoAre(ids ...*keys.Identity) (all []secrez.ID) {
+	p.t.Helper()
 	app, err := secretstack.New(secretstack.Options{}).Start(context.Background(), secretstack.Config{Host: "127.0.0.1", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	defer func() { _ = app.Close(context.Background()) }()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(all) < len(ids); {
 		peer, err := app.Connect(p.t.Context(), p.address()) // the same while it is there
 		var who native.Who
 		if err == nil {
-			who, err = muxrpc.Call[native.Who](p.t.Context(), peer, native.MethodWhois, native.WhoisRequest{Key: id.Public()})
+			who, err = muxrpc.Call[native.Who](p.t.Context(), peer, native.MethodWhois, native.WhoisRequest{Key: ids[len(all)].Public()})
 		}
 		if err == nil {
-			return who.ID
+			all = append(all, who.ID)
+			continue
 		}
 		if time.Now().After(deadline) {
 			p.t.Fatalf("it never knows the key: %v", err)
 		}
+		time.Sleep(20 * time.Millisecond)
 	}
+	return all
 }
 
 // TestThreeProcessesAreOneHub as the manual says, started one after the other.
@@ -286,7 +311,12 @@ func TestANodeThatCannotStartSaysWhatToDo(t *testing.T) {
 			t.Errorf("a port that is taken: %d, %s", code, p.errs.String())
 		}
 	}
-	p := c.launch(0, "--node", "hub-9")
+	c.must("hub", "cluster", "init", "eu", "--root", "other")
+	p := c.launch(0, "-p", "0", "--credential", filepath.Join("other", "cluster"))
+	if code := p.wait(); code != exitUsage || !strings.Contains(p.errs.String(), "use that hub's credential, or an empty folder") {
+		t.Errorf("another hub's credential: %d, %s", code, p.errs.String())
+	}
+	p = c.launch(0, "--node", "hub-9")
 	if code := p.wait(); code != exitUsage || !strings.Contains(p.errs.String(), `are those of node "hub-1"`) {
 		t.Errorf("another name: %d, %s", code, p.errs.String())
 	}

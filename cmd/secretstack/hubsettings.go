@@ -64,6 +64,7 @@ type hubSettings struct {
 	Replicas        int      `toml:"replicas"`
 	NATSURL         string   `toml:"nats-url"`
 	NATSCredentials string   `toml:"nats-credentials"`
+	NATSCA          string   `toml:"nats-ca"`
 
 	Drain      duration `toml:"drain"`
 	DrainTo    string   `toml:"drain-to"`
@@ -119,6 +120,7 @@ func (s *hubSettings) flags(flags *pflag.FlagSet) {
 	flags.IntVar(&s.Replicas, "replicas", s.Replicas, "how many nodes hold everything: 1, 3 or 5 (default: 3; 1 if there are fewer nodes)")
 	flags.StringVar(&s.NATSURL, "nats-url", s.NATSURL, "NATS cluster of your own to be used in place of --join, such as tls://nats-1:4222,tls://nats-2:4222")
 	flags.StringVar(&s.NATSCredentials, "nats-credentials", s.NATSCredentials, "file to log in there with")
+	flags.StringVar(&s.NATSCA, "nats-ca", s.NATSCA, "file with the certificate of the authority of that cluster (default: those of the system)")
 
 	flags.Var(&s.Drain, "drain", "how long what runs may take to finish when the hub ends")
 	flags.StringVar(&s.DrainTo, "drain-to", s.DrainTo, "address of another process of this hub to which couriers go when it ends")

@@ -93,11 +93,14 @@ func (n *run) walk(ctx context.Context, name string, headersOnly bool, fn func(m
 		if err := fn(m); err != nil {
 			return err
 		}
-		if m.pending == 0 {
-			return errLeft
-		}
 		idle.Reset(n.limits.WriteTimeout)
-		return nil
+		if m.pending > 0 {
+			return nil
+		}
+		if more, err := n.hasAfter(ctx, name, m.sequence, info.State.LastSeq); err != nil || more {
+			return err
+		}
+		return errLeft
 	})
 	switch {
 	case errors.Is(err, errLeft):
@@ -106,6 +109,34 @@ func (n *run) walk(ctx context.Context, name string, headersOnly bool, fn func(m
 		return n.emptied(ctx, name, last)
 	}
 	return err
+}
+
+// hasAfter reports whether a stream has messages after one that was the last for whoever has handed it out: of a cluster's nodes
+// that may be one which does not have yet what the others have acknowledged. The stream ended with last a moment ago.
+func (n *run) hasAfter(ctx context.Context, name string, sequence, last uint64) (bool, error) {
+	if n.cluster == nil || sequence >= last {
+		return false, nil
+	}
+	ctx, cancel := n.guard(ctx)
+	defer cancel()
+	// The leader answers this, and any node what the client would ask where a stream can be read directly.
+	question := fmt.Appendf(nil, `{"seq":%d,"next_by_subj":">"}`, sequence+1)
+	m, err := n.conn.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+name, question)
+	var answer struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err == nil {
+		err = json.Unmarshal(m.Data, &answer)
+	}
+	switch {
+	case err != nil:
+		return false, n.failure(ctx, "read "+name, err)
+	case answer.Error == nil:
+		return true, nil
+	case answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return false, nil
+	}
+	return false, n.failure(ctx, "read "+name, answer.Error)
 }
 
 // emptied checks that a stream from which nothing more came has nothing more: what was left of it has expired.
@@ -250,45 +281,70 @@ func (e *engine) unpack(ctx context.Context, u *unarchiver, info Archive) error 
 }
 
 func (e *engine) unpackStream(ctx context.Context, u *unarchiver, body []byte) error {
-	var config jetstream.StreamConfig
-	if err := json.Unmarshal(body, &config); err != nil || config.Name == "" {
-		return u.broken(nil, "the description of a stream is malformed")
+	config, err := u.describe(body, 1)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := e.guard(ctx)
 	defer cancel()
-	config.Replicas, config.Storage = 1, jetstream.FileStorage
-	config.Mirror, config.Sources, config.RePublish = nil, nil, nil
-	u.stream, u.last = config.Name, 0
 	if _, err := e.js.CreateStream(ctx, config); err != nil {
 		return e.failure(ctx, "make stream "+config.Name, err)
 	}
 	return nil
 }
 
+// describe reads how a stream is to be made. The messages that follow are its.
+func (u *unarchiver) describe(body []byte, replicas int) (config jetstream.StreamConfig, err error) {
+	if err := json.Unmarshal(body, &config); err != nil || config.Name == "" {
+		return config, u.broken(nil, "the description of a stream is malformed")
+	}
+	config.Replicas, config.Storage = replicas, jetstream.FileStorage
+	config.Mirror, config.Sources, config.RePublish, config.Placement = nil, nil, nil, nil
+	if strings.HasPrefix(config.Name, queuePrefix) {
+		config.AllowDirect = readsDirectly(replicas)
+	}
+	delete(config.Metadata, originMark)
+	u.stream, u.last = config.Name, 0
+	return config, nil
+}
+
 func (e *engine) unpackMessage(js jetstream.JetStream, u *unarchiver, body []byte) (jetstream.PubAckFuture, error) {
-	m, err := u.message(body)
+	m, err := u.unpack(body)
 	if err != nil {
 		return nil, err
 	}
-	if u.stream == logStream {
-		if m.data, err = u.renumber(m.data); err != nil {
-			return nil, err
-		}
-	} else if !belongs(m.subject, u.stream) {
-		return nil, u.broken(nil, "a message is not the stream's")
-	}
-	out := &nats.Msg{Subject: m.subject, Header: nats.Header{}, Data: m.data}
-	for name, values := range m.header {
-		if isExpectation(name) {
-			continue // it was met when the message was first written
-		}
-		out.Header[name] = values
-	}
-	ack, err := js.PublishMsgAsync(out, jetstream.WithExpectStream(u.stream))
+	ack, err := js.PublishMsgAsync(m.publication(), jetstream.WithExpectStream(u.stream))
 	if err != nil {
 		return nil, fmt.Errorf("%w: unpack: %w", ErrUnavailable, err)
 	}
 	return ack, nil
+}
+
+// unpack reads a message of the stream that has been described last.
+func (u *unarchiver) unpack(body []byte) (message, error) {
+	m, err := u.message(body)
+	if err != nil {
+		return m, err
+	}
+	if u.stream == logStream {
+		m.data, err = u.renumber(m.data)
+		return m, err
+	}
+	if !belongs(m.subject, u.stream) {
+		return m, u.broken(nil, "a message is not the stream's")
+	}
+	return m, nil
+}
+
+// publication is the message as it is written anew.
+func (m message) publication() *nats.Msg {
+	out := &nats.Msg{Subject: m.subject, Header: nats.Header{}, Data: m.data}
+	for name, values := range m.header {
+		if !isExpectation(name) { // it was met when the message was first written
+			out.Header[name] = values
+		}
+	}
+	return out
 }
 
 // belongs reports whether a subject is one of a bucket's or a queue's stream.

@@ -62,12 +62,27 @@ type Cluster struct {
 
 	// URL is a NATS cluster of somebody else's, to be used in place of one that the nodes form: "tls://host:4222", several
 	// joined by ",". Only a server on this machine may be reached without TLS. Credentials is the file to log in with, if it
-	// asks for that. Listen, Advertise, Peers and TLS are not used then.
-	URL, Credentials string
+	// asks for that, Authority that with the certificate of the authority of its own (PEM). Empty: one that the system knows. Listen,
+	// Advertise, Peers and TLS are not used then.
+	URL, Credentials, Authority string
 
-	// Waiting is told, again and again, how many nodes of how many are in reach while there is no majority of them at the start.
-	// With a URL both are zero. It must return soon. Nil: nobody is told.
-	Waiting func(reached, of int)
+	// Origin is what [MakeOrigin] has given where the cluster is to begin with what a single registry held; the same on every
+	// node. One of them has that registry's data folder, and all wait until it has brought everything. Nil: it begins empty.
+	Origin []byte
+
+	// Waiting is told, again and again, what the node waits for at the start. It must return soon. Nil: nobody is told.
+	Waiting func(Wait)
+}
+
+// Wait is what a node waits for when it starts.
+type Wait struct {
+	// Reached is how many nodes are in reach, this one included, Of how many there should be. With a URL both are zero.
+	Reached, Of int
+
+	// Origin says that they have not got yet all that a single hub had, and Brought how much they have, in messages of the engine,
+	// if this node is the one that brings it. Zero: it is not, or has not begun.
+	Origin  bool
+	Brought uint64
 }
 
 // ErrForeign says that a data folder is not what the configuration takes it for: a node's of a cluster, or another one's.
@@ -136,13 +151,20 @@ func (c Config) rightFolder() error {
 		return err
 	}
 	shared, err := exists(filepath.Join(c.Dir, clusterFolder))
+	if err != nil {
+		return err
+	}
+	origin, err := exists(filepath.Join(c.Dir, originName))
 	switch {
 	case err != nil:
 		return err
 	case c.Cluster == nil && shared:
 		return fmt.Errorf("%w: %s is a node's of a cluster. Start the hub as one, or restore a backup into an empty folder",
 			ErrForeign, c.Dir)
-	case c.Cluster != nil && alone:
+	case c.Cluster == nil && origin:
+		return fmt.Errorf("%w: a cluster is to begin with what is in %s. Start the hub as a node of it. To go on alone instead, remove "+
+			"the file %q there", ErrForeign, c.Dir, originName)
+	case c.Cluster != nil && alone && !shared && (!origin || len(c.Cluster.Origin) == 0):
 		return fmt.Errorf("%w: %s is a single hub's, whose records are not the cluster's", ErrForeign, c.Dir)
 	case c.Cluster == nil:
 		return nil
@@ -208,6 +230,9 @@ func (c *Cluster) dial(complain nats.ErrHandler) (*nats.Conn, error) {
 	}
 	if c.Credentials != "" {
 		opts = append(opts, nats.UserCredentials(c.Credentials))
+	}
+	if c.Authority != "" {
+		opts = append(opts, nats.RootCAs(c.Authority))
 	}
 	return nats.Connect(c.URL, opts...)
 }
@@ -305,21 +330,35 @@ func (e *engine) clusterStatus(ctx context.Context) (s ClusterStatus, end uint64
 // join waits until the cluster can be written to, and opens the log or makes it. It waits for as long as ctx lasts: other nodes
 // may be started much later.
 func (r *Registry) join(ctx context.Context, n *run) (end, last uint64, err error) {
-	before := -1
+	if err := r.checkOrigin(); err != nil && !errors.Is(err, errOrigin) {
+		return 0, 0, err
+	}
+	before := Wait{Reached: -1}
 	for {
 		if end, last, err = n.tryLog(ctx); err == nil {
 			break
 		}
+		wait := Wait{Origin: errors.Is(err, errOrigin)}
+		wait.Reached, wait.Of = n.reached()
+		if wait != before {
+			r.cfg.Logger.Info("registry: waiting for the other nodes", "reached", wait.Reached, "of", wait.Of, "err", err)
+			before = wait
+		}
+		r.waits(wait)
 		if refused := n.refused(); refused != nil {
 			return 0, 0, refused
 		}
-		reached, of := n.reached()
-		if before != reached {
-			r.cfg.Logger.Info("registry: waiting for the other nodes", "reached", reached, "of", of, "err", err)
-			before = reached
-		}
-		if r.cfg.Cluster.Waiting != nil {
-			r.cfg.Cluster.Waiting(reached, of)
+		if wait.Origin {
+			err = r.bringOrigin(ctx, n, func(messages uint64) {
+				wait.Brought = messages
+				r.waits(wait)
+			})
+			if err == nil {
+				continue
+			}
+			if errors.Is(err, ErrForeign) || errors.Is(err, ErrArchive) || errors.Is(err, ErrDamaged) {
+				return 0, 0, err
+			}
 		}
 		select {
 		case <-time.After(readPause):
@@ -329,8 +368,16 @@ func (r *Registry) join(ctx context.Context, n *run) (end, last uint64, err erro
 			return 0, 0, fmt.Errorf("%w: no majority of nodes: %w: %w", ErrUnavailable, context.Cause(ctx), err)
 		}
 	}
+	r.forgetOrigin()
 	n.raiseReplicas(ctx)
 	return end, last, nil
+}
+
+// waits tells what the node waits for.
+func (r *Registry) waits(w Wait) {
+	if r.cfg.Cluster.Waiting != nil {
+		r.cfg.Cluster.Waiting(w)
+	}
 }
 
 // reached counts the nodes that are connected to this one, itself included, and those that should be.
@@ -350,8 +397,15 @@ func (e *engine) reached() (nodes, of int) {
 
 // refused says that somebody else's cluster does not let this node in: waiting would not help.
 func (e *engine) refused() error {
-	if e.server == nil && errors.Is(e.conn.LastError(), nats.ErrAuthorization) {
+	if e.server != nil {
+		return nil
+	}
+	err := e.conn.LastError()
+	if errors.Is(err, nats.ErrAuthorization) {
 		return errors.New("registry: the NATS cluster refuses the credentials")
+	}
+	if untrusted, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return fmt.Errorf("registry: the NATS cluster is not trusted: %w", untrusted)
 	}
 	return nil
 }
@@ -387,6 +441,9 @@ func (e *engine) raise(ctx context.Context, name string) error {
 		return nil
 	}
 	config.Replicas = e.replicas
+	if strings.HasPrefix(name, queuePrefix) {
+		config.AllowDirect = readsDirectly(e.replicas)
+	}
 	if _, err := e.js.UpdateStream(ctx, config); err != nil {
 		return e.failure(ctx, "put "+name+" on more nodes", err)
 	}

@@ -47,4 +47,9 @@
 // # Backup
 //
 // [Registry.Backup] writes one archive of everything while the registry works, [Restore] unpacks one into an empty folder.
+//
+// # From one to several
+//
+// [MakeOrigin] writes such an archive into the folder of a registry that is alone and closed. A node that is opened with that
+// folder ([Cluster.Origin]) brings it to the others, before anything else is written.
 package registry

@@ -198,10 +198,17 @@ func (e *engine) ensureLog(ctx context.Context) (end, last uint64, err error) {
 	defer cancel()
 	s, err := e.js.Stream(ctx, logStream)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		s, err = e.js.CreateStream(ctx, logConfig(e.replicas))
+		if e.hasOrigin(nil) {
+			s, err = e.js.CreateStream(ctx, logConfig(e.replicas))
+		} else {
+			err = errOrigin
+		}
 	}
 	if err != nil {
 		return 0, 0, e.failure(ctx, "open the log", err)
+	}
+	if !e.hasOrigin(s) {
+		return 0, 0, e.failure(ctx, "open the log", errOrigin)
 	}
 	m, err := s.GetLastMsgForSubject(ctx, logSubject)
 	switch {

@@ -87,8 +87,8 @@ func (q *Queue) make(ctx context.Context) error {
 			MaxBytes:          -1,
 			MaxMsgsPerSubject: -1,
 			Replicas:          n.replicas,
-			AllowDirect:       n.replicas == 1, // other nodes may be behind the one that writes
-			Duplicates:        time.Second,     // nothing is looked for; this keeps no table
+			AllowDirect:       readsDirectly(n.replicas),
+			Duplicates:        time.Second, // nothing is looked for; this keeps no table
 		})
 		if err == nil {
 			err = n.syncFolders()
@@ -96,6 +96,9 @@ func (q *Queue) make(ctx context.Context) error {
 		return err
 	})
 }
+
+// readsDirectly reports whether a queue is read from any node that holds it: others may be behind the one that writes.
+func readsDirectly(replicas int) bool { return replicas == 1 }
 
 // Append writes a message, and gives its sequence when it is on disk. A box and a label have 1 to 64 of A to Z, a to z, 0
 // to 9, "-" and "_". Its error is ErrName, ErrUnavailable or ErrClosed.

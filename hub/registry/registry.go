@@ -44,6 +44,8 @@ type Registry struct {
 	cluster ClusterStatus // as last seen; guarded by mu
 	alone   error         // why there is no majority of nodes; guarded by mu
 
+	checkedOrigin bool // the file that the cluster is to begin with is sound; owned by open, then by the writer
+
 	files *engine // the last one started, which may still have the files; owned by open, then by the writer
 }
 

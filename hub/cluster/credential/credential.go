@@ -12,6 +12,7 @@
 package credential
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/hkdf"
@@ -53,6 +54,7 @@ type Credential struct {
 	name     string
 	secret   [secretSize]byte
 	identity *keys.Identity
+	origin   []byte
 }
 
 // file is how a credential is stored.
@@ -62,9 +64,11 @@ type file struct {
 	Secret   []byte         `json:"secret"`
 	Seed     []byte         `json:"seed"` // of the hub's identity
 	Identity keys.PublicKey `json:"identity"`
+	Origin   []byte         `json:"origin,omitempty"`
 }
 
-// New makes the credential of a new cluster: the name has 1 to 63 of a to z, 0 to 9 and "-", the identity is the hub's.
+// New makes the credential of a new cluster, which begins empty: the name has 1 to 63 of a to z, 0 to 9 and "-", the identity is
+// the hub's.
 func New(name string, hub *keys.Identity) (*Credential, error) {
 	if len(name) == 0 || len(name) > maxName || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		return nil, fmt.Errorf("credential: a cluster's name has 1 to %d of a to z, 0 to 9 and \"-\", not %q", maxName, name)
@@ -76,6 +80,12 @@ func New(name string, hub *keys.Identity) (*Credential, error) {
 	_, _ = rand.Read(c.secret[:]) // it never fails
 	return c, nil
 }
+
+// BeginsWith says what the cluster begins with: the SHA-256 of what a single hub had (registry.MakeOrigin).
+func (c *Credential) BeginsWith(origin [sha256.Size]byte) { c.origin = origin[:] }
+
+// Origin is what BeginsWith was told; nil if the cluster begins empty.
+func (c *Credential) Origin() []byte { return bytes.Clone(c.origin) }
 
 // Name is the cluster's.
 func (c *Credential) Name() string { return c.name }
@@ -93,6 +103,7 @@ func (c Credential) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.Str
 func (c *Credential) Save(path string) error {
 	b, err := json.MarshalIndent(file{
 		Version: version, Cluster: c.name, Secret: c.secret[:], Seed: c.identity.Seed(), Identity: c.identity.Public(),
+		Origin: c.origin,
 	}, "", "  ")
 	if err != nil {
 		return err
@@ -143,14 +154,14 @@ func Parse(b []byte) (*Credential, error) {
 		return nil, fmt.Errorf("%w: it is of version %d, and this program knows %d", ErrFile, f.Version, version)
 	}
 	id, err := keys.FromSeed(f.Seed)
-	if err != nil || !id.Public().Equal(f.Identity) || len(f.Secret) != secretSize {
+	if err != nil || !id.Public().Equal(f.Identity) || len(f.Secret) != secretSize || len(f.Origin) != 0 && len(f.Origin) != sha256.Size {
 		return nil, fmt.Errorf("%w: its keys are damaged", ErrFile)
 	}
 	c, err := New(f.Cluster, id)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFile, err)
 	}
-	c.secret = [secretSize]byte(f.Secret)
+	c.secret, c.origin = [secretSize]byte(f.Secret), f.Origin
 	return c, nil
 }
 

@@ -1,7 +1,10 @@
 package credential_test
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -39,6 +42,30 @@ func appKey(t testing.TB, c *credential.Credential) keys.AppKey {
 		t.Fatal(err)
 	}
 	return key
+}
+
+func TestTheFileSaysWhatTheClusterBeginsWith(t *testing.T) {
+	c := fresh(t, "eu")
+	if c.Origin() != nil {
+		t.Error("a new cluster does not begin empty")
+	}
+	origin := sha256.Sum256([]byte("what a single hub had"))
+	c.BeginsWith(origin)
+	path := filepath.Join(t.TempDir(), "cluster")
+	if err := c.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := credential.Load(path); err != nil || !bytes.Equal(got.Origin(), origin[:]) {
+		t.Errorf("it is read as %x, %v", got.Origin(), err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short := bytes.Replace(text, []byte(base64.StdEncoding.EncodeToString(origin[:])), []byte("AAAA"), 1)
+	if _, err := credential.Parse(short); !errors.Is(err, credential.ErrFile) {
+		t.Errorf("a sum of three bytes: %v", err)
+	}
 }
 
 // shake tries a handshake between two nodes.
