@@ -70,9 +70,12 @@ func newProcess(t *testing.T, args ...string) *process {
 	return startProcess(t, exec.Command, args...)
 }
 
-// startProcess starts the command that command makes.
+// startProcess starts the command that command makes. With -short tests have no processes of their own.
 func startProcess(t *testing.T, command func(name string, args ...string) *exec.Cmd, args ...string) *process {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("it starts processes")
+	}
 	p := &process{t: t, cmd: command(os.Args[0], args...)}
 	p.cmd.Env = append(os.Environ(), runMain+"=1")
 	p.cmd.Stderr = &p.errs
