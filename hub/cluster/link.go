@@ -14,7 +14,7 @@ import (
 	"github.com/secretstack/secretstack/multiserver"
 )
 
-// A link begins with the secret handshake. In box streams, each after its length (4 bytes, big endian), the node that has
+// A link begins with the secret handshake, or resumes what another one has begun, see resume.go. In box streams, each after its length (4 bytes, big endian), the node that has
 // connected sends a request and the other an answer, both JSON. With Bare in the request, the node that has connected then sends
 // one byte, go, outside of the box streams, and what follows is outside of them too. Neither side sends anything ahead of
 // what it waits for, so that no byte is read by the wrong layer.
@@ -29,6 +29,7 @@ type linkRequest struct {
 	Address string `json:"address,omitempty"` // where that takes links
 	Bare    bool   `json:"bare,omitempty"`
 	Body    []byte `json:"body,omitempty"`
+	Ticket  bool   `json:"ticket,omitempty"` // one is wanted
 }
 
 // A linkAnswer lets it be, or not.
@@ -36,6 +37,7 @@ type linkAnswer struct {
 	Version int     `json:"version"`
 	Run     string  `json:"run,omitempty"`
 	Refusal Refusal `json:"refusal,omitempty"`
+	Ticket  []byte  `json:"ticket,omitempty"` // name and secret
 }
 
 // Dial opens a link to a node, which must take the request. A bare link carries what follows as it is, for ends that encrypt
@@ -57,17 +59,15 @@ func (n *Node) dial(ctx context.Context, to Place, body []byte, bare bool) (net.
 	}
 	opening, cancel := context.WithTimeout(ctx, n.cfg.Limits.LinkTimeout)
 	defer cancel()
-	var d net.Dialer
-	raw, err := d.DialContext(opening, "tcp", to.Address)
+	raw, conn, resumed, err := n.connect(opening, to)
 	if err != nil {
 		return nil, nil, n.unreachable(ctx, to, err)
 	}
-	conn, err := n.shs.Client(opening, raw, multiserver.NewPart("shs", to.Key.Base64()))
-	if err != nil {
-		return nil, nil, n.unreachable(ctx, to, err) // raw is closed
-	}
 	stop := context.AfterFunc(opening, func() { _ = raw.SetDeadline(longAgo()) })
-	a, err := request(conn, linkRequest{n.cfg.version, n.cfg.Name, n.self, n.cfg.Advertise, bare, body})
+	a, err := request(conn, linkRequest{n.cfg.version, n.cfg.Name, n.self, n.cfg.Advertise, bare, body, !resumed})
+	if err == nil && !resumed {
+		n.tickets.keep(to.Key, a.Ticket, time.Now())
+	}
 	if err == nil && bare && a.Refusal == "" {
 		_, err = raw.Write([]byte{goByte})
 	}
@@ -92,6 +92,29 @@ func (n *Node) dial(ctx context.Context, to Place, body []byte, bare bool) (net.
 	}
 	_ = raw.Close()
 	return nil, nil, err
+}
+
+// connect connects to a node and lets it prove its key: by a handshake, or with a ticket from an earlier one.
+func (n *Node) connect(ctx context.Context, to Place) (raw net.Conn, conn *multiserver.Conn, resumed bool, err error) {
+	var d net.Dialer
+	if raw, err = d.DialContext(ctx, "tcp", to.Address); err != nil {
+		return nil, nil, false, err
+	}
+	if one := n.tickets.of(to.Key, time.Now()); one != nil {
+		if conn, err = one.resume(ctx, raw); err == nil {
+			return raw, conn, true, nil
+		}
+		_ = raw.Close()
+		n.tickets.forget(one)
+		if !errors.Is(err, errTicket) {
+			return nil, nil, false, err
+		}
+		if raw, err = d.DialContext(ctx, "tcp", to.Address); err != nil {
+			return nil, nil, false, err
+		}
+	}
+	conn, err = n.shs.Client(ctx, raw, multiserver.NewPart("shs", to.Key.Base64())) // it closes raw when it fails
+	return raw, conn, false, err
 }
 
 func longAgo() time.Time { return time.Unix(1, 0) }
@@ -154,7 +177,7 @@ func (n *Node) admit(raw net.Conn) {
 func (n *Node) link(raw net.Conn) (taken bool) {
 	ctx, cancel := context.WithTimeout(n.life, n.cfg.Limits.LinkTimeout)
 	defer cancel()
-	conn, err := n.shs.Server(ctx, raw)
+	conn, err := n.prove(ctx, raw)
 	if err != nil {
 		n.cfg.Logger.Debug("cluster: a link was not opened", "err", err)
 		return false
@@ -167,7 +190,7 @@ func (n *Node) link(raw net.Conn) (taken bool) {
 		n.cfg.Logger.Debug("cluster: a link was not opened", "err", err)
 		return false
 	}
-	l := &incoming{n: n, raw: raw, conn: conn, bare: r.Bare, stop: stop}
+	l := &incoming{n: n, raw: raw, conn: conn, bare: r.Bare, ticket: r.Ticket, stop: stop}
 	if !n.cfg.works(r.Version) {
 		n.cfg.Logger.Error("cluster: a node of a version that does not work with this one was refused",
 			"node", r.Node, "version", r.Version, "own version", n.cfg.version)
@@ -180,11 +203,12 @@ func (n *Node) link(raw net.Conn) (taken bool) {
 
 // incoming is a link that waits for its answer.
 type incoming struct {
-	n    *Node
-	raw  net.Conn
-	conn net.Conn
-	bare bool
-	stop func() bool // stops watching for the end of the node
+	n      *Node
+	raw    net.Conn
+	conn   *multiserver.Conn
+	bare   bool
+	ticket bool        // one is wanted
+	stop   func() bool // stops watching for the end of the node
 
 	once  sync.Once
 	taken bool // set within once, read when Serve has returned
@@ -203,6 +227,9 @@ func (l *incoming) answer(refusal error) (net.Conn, error) {
 	a := linkAnswer{Version: l.n.cfg.version, Run: l.n.self}
 	if refusal != nil {
 		a.Refusal = refusalOf(refusal)
+	}
+	if l.ticket {
+		a.Ticket = l.n.tickets.give(l.conn.Remote(), time.Now())
 	}
 	_ = l.raw.SetDeadline(time.Now().Add(l.n.cfg.Limits.LinkTimeout))
 	if err := writeJSON(l.conn, a); err != nil {

@@ -30,6 +30,7 @@ type Node struct {
 	inbox   chan *nats.Msg // questions and hellos from the bus
 	ready   chan struct{}  // closed when the node is on the bus for the first time
 	counts  counts
+	tickets tickets
 
 	mu        sync.Mutex
 	published map[presence]bool                     // guarded by mu
@@ -78,6 +79,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		ready:     make(chan struct{}),
 		published: map[presence]bool{},
 		others:    map[string]*other{},
+		tickets:   tickets{got: map[[keys.PublicKeySize]byte]*ticket{}, given: map[[ticketName]byte]*ticket{}},
 		partners:  map[[keys.PublicKeySize]byte]*partner{},
 	}
 	n.shs = multiserver.SHS(multiserver.SHSConfig{Identity: cfg.Identity, AppKey: cfg.AppKey})

@@ -15,7 +15,7 @@ type Stats struct {
 	LinksTaken  uint64 // links that other nodes have opened
 }
 
-type counts struct{ asked, offline, unanswered, opened, failed, taken atomic.Uint64 }
+type counts struct{ asked, offline, unanswered, opened, failed, taken, resumed atomic.Uint64 }
 
 // Stats tells what there was since the node was opened.
 func (n *Node) Stats() Stats {
