@@ -1,13 +1,19 @@
 package registry
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/secretstack/secretstack/secrez"
 )
 
 // BenchmarkRegister measures new registrations, each on disk before it returns, signatures checked, with so many asking at a
@@ -92,6 +98,65 @@ func BenchmarkSync(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkMemory measures what a record costs on disk, and in memory: every node of a cluster has all of them in both. Run it with
+// -benchtime 100000x or more.
+func BenchmarkMemory(b *testing.B) {
+	dir := b.TempDir()
+	r := open1(b, config(b, dir))
+	fill(b, r, 0, 1000) // what the first ones cause to be made once
+	heap, disk := heapInUse(), folderSize(b, dir)
+	b.ResetTimer()
+	fill(b, r, 1000, uint64(b.N))
+	b.StopTimer()
+	b.ReportMetric((heapInUse()-heap)/float64(b.N), "B/record")
+	b.ReportMetric((folderSize(b, dir)-disk)/float64(b.N), "disk-B/record")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
+	runtime.KeepAlive(r)
+}
+
+// BenchmarkDirectory measures the memory of a record in the registry's own tables, without an engine.
+func BenchmarkDirectory(b *testing.B) {
+	deeds := make([]deed, 1)
+	d := newDirectory()
+	heap := heapInUse()
+	for i := range b.N {
+		raw := sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(i)))
+		deeds[0] = deed{key: raw, id: secrez.NewID(), sequence: 1}
+		if _, _, err := d.apply(uint64(i+1), uint64(i), deeds); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.StopTimer()
+	b.ReportMetric((heapInUse()-heap)/float64(b.N), "B/record")
+	runtime.KeepAlive(d)
+}
+
+func heapInUse() float64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc)
+}
+
+func folderSize(tb testing.TB, dir string) (size float64) {
+	tb.Helper()
+	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil {
+			size += float64(info.Size())
+		}
+		return err
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return size
 }
 
 // BenchmarkLookup measures looking up an id among 10,000.
