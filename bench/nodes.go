@@ -156,6 +156,13 @@ func (s *nodes) kill(i int) error {
 	return nil
 }
 
+func (s *nodes) pids() (all []int) {
+	for _, node := range s.all {
+		all = append(all, node.pid())
+	}
+	return all
+}
+
 // memory is how much each of them has when it has become steady.
 func (s *nodes) memory() ([]int, error) {
 	sizes, errs := make([]int, len(s.all)), make([]error, len(s.all))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -48,17 +49,18 @@ func nodesRow(r row, shared *sharedNodes, note string, measured func(startHub) s
 	return r
 }
 
-// latencies are what rateAndLatency tells beside the rate.
-func latencies() []aspect {
+// latenciesAndCPU are what repeated tells beside the rate.
+func latenciesAndCPU() []aspect {
 	return []aspect{
 		{Title: "half of them within", Unit: "ms", LessIsMore: true},
 		{Title: "99 % of them within", Unit: "ms", LessIsMore: true},
+		{Title: "CPU time of the nodes for each", Unit: "ms", LessIsMore: true},
 	}
 }
 
 // lookUpRow is how often it can be asked whether a courier is there.
 func lookUpRow(key string, shared *sharedNodes, workers int) row {
-	r := row{Key: key, Title: "looking couriers up across nodes, " + strconv.Itoa(workers) + " at a time", Unit: "look-ups/s", Also: latencies()}
+	r := row{Key: key, Title: "looking couriers up across nodes, " + strconv.Itoa(workers) + " at a time", Unit: "look-ups/s", Also: latenciesAndCPU()}
 	return nodesRow(r, shared, "a visitor's call of hub.whois with the key of a courier that is online", func(start startHub) startMeter {
 		return repeated(start, workers, (*hubRelay).lookUp)
 	})
@@ -66,7 +68,7 @@ func lookUpRow(key string, shared *sharedNodes, workers int) row {
 
 // nodesSetupRow is how many circuits can be set up and used.
 func nodesSetupRow(key string, shared *sharedNodes, workers int) row {
-	r := row{Key: key, Title: "setting circuits up across nodes, " + strconv.Itoa(workers) + " at a time", Unit: "circuits/s", Also: latencies()}
+	r := row{Key: key, Title: "setting circuits up across nodes, " + strconv.Itoa(workers) + " at a time", Unit: "circuits/s", Also: latenciesAndCPU()}
 	return nodesRow(r, shared, "from asking until bytes have come out at the other end, without the handshake of the ends; then it is cut",
 		func(start startHub) startMeter {
 			return repeated(start, workers, func(r *hubRelay, ctx context.Context) error {
@@ -87,7 +89,17 @@ func repeated(start startHub, workers int, op func(*hubRelay, context.Context) e
 			return nil, err
 		}
 		ops := slices.Repeat([]func(context.Context) error{func(ctx context.Context) error { return op(r, ctx) }}, workers)
-		measure := func(ctx context.Context, d time.Duration) ([]float64, error) { return rateAndLatency(ctx, d, ops) }
+		measure := func(ctx context.Context, d time.Duration) ([]float64, error) {
+			before, errBefore := cpusOf(r.pids())
+			start := time.Now()
+			figures, err := rateAndLatency(ctx, d, ops)
+			took := time.Since(start)
+			after, errAfter := cpusOf(r.pids())
+			if err := errors.Join(errBefore, err, errAfter); err != nil {
+				return nil, err
+			}
+			return append(figures, 1000*(sum(after)-sum(before)).Seconds()/(figures[0]*took.Seconds())), nil
+		}
 		return &several{measure: measure, close: r.Close}, nil
 	}
 }
@@ -119,6 +131,13 @@ func nodesCircuitRow(key string, shared *sharedNodes, streams int) row {
 			return &several{measure: measure, close: r.Close}, nil
 		}
 	})
+}
+
+func sum(all []time.Duration) (total time.Duration) {
+	for _, d := range all {
+		total += d
+	}
+	return total
 }
 
 // pids are those of the courier's node and, if it is another one, of the visitor's.

@@ -38,6 +38,7 @@ func presencesRow(key string) row {
 		Key: key, Title: "presences over three nodes, memory of each", Unit: "KiB", LessIsMore: true,
 		Also: []aspect{
 			{Title: "couriers coming", Unit: "presences/s"},
+			{Title: "CPU time of the nodes for each", Unit: "ms", LessIsMore: true},
 			{Title: "of all presences, those with a connection", Unit: "part"},
 			{Title: "the last ones are known everywhere after", Unit: "ms", LessIsMore: true},
 			{Title: "those of a killed node are gone after", Unit: "ms", LessIsMore: true},
@@ -160,8 +161,8 @@ func (w *world) leave(i int) {
 	}
 }
 
-// come connects all couriers. It returns by how many KiB the nodes grow for each presence, how many came a second, and which
-// part of them has a connection; with several nodes, in ms, how long it took until all nodes knew the last ones.
+// come connects all couriers. It returns by how many KiB the nodes grow for each presence, how many came a second, how many
+// ms of the nodes' CPU time each took, and which part of them has a connection; with several nodes, in ms, how long it took until all nodes knew the last ones.
 func (w *world) come(ctx context.Context) ([]float64, error) {
 	count := len(w.crowds)
 	// What the first ones cause to be made once is not the others' cost.
@@ -173,13 +174,21 @@ func (w *world) come(ctx context.Context) ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
+	cpuBefore, errBefore := cpusOf(w.nodes.pids())
 	began := time.Now()
 	if err := w.tell(allOf(count), "come", w.couriers); err != nil {
 		return nil, err
 	}
 	came := time.Now()
+	cpuAfter, errAfter := cpusOf(w.nodes.pids())
+	if err := errors.Join(errBefore, errAfter); err != nil {
+		return nil, err
+	}
 	presences := float64(count * (w.couriers + w.inRoom - first - inRoomOf(first, w.couriers, w.inRoom)))
-	figures := []float64{0, presences / came.Sub(began).Seconds(), float64(w.couriers) / float64(w.couriers+w.inRoom)}
+	figures := []float64{
+		0, presences / came.Sub(began).Seconds(), 1000 * (sum(cpuAfter) - sum(cpuBefore)).Seconds() / presences,
+		float64(w.couriers) / float64(w.couriers+w.inRoom),
+	}
 	if count > 1 {
 		if err := w.known(ctx, allOf(count), allOf(count), true); err != nil {
 			return nil, err
@@ -364,11 +373,16 @@ func servePresences(ctx context.Context, args []string) error {
 	return nil
 }
 
-// connect connects some of the couriers to one of the addresses each, again if they were connected.
+// connect connects some of the couriers to one of the addresses each, again if they were connected. The first failure ends it.
 func (c *crowd) connect(ctx context.Context, from, to int, addresses []string) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	next := from
 	var mu sync.Mutex
-	_, err := dialMany(ctx, to-from, "", func(ctx context.Context, _ string) (io.Closer, error) {
+	_, _ = dialMany(ctx, to-from, "", func(ctx context.Context, _ string) (io.Closer, error) {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		mu.Lock()
 		i := next
 		next++
@@ -378,12 +392,13 @@ func (c *crowd) connect(ctx context.Context, from, to int, addresses []string) e
 		}
 		p, err := c.dial(ctx, i, addresses[i%len(addresses)])
 		if err != nil {
-			return nil, fmt.Errorf("courier %d: %w", i, err)
+			fail(fmt.Errorf("courier %d of node %d: %w", i, c.number+1, err))
+			return nil, err
 		}
 		c.all[i] = p
 		return p, nil
 	})
-	return err
+	return context.Cause(ctx)
 }
 
 // dial connects a courier, from an address of its own for as many as there are ports for.
