@@ -41,7 +41,13 @@ func newTestHub(t *testing.T) *testHub {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- h.Serve(context.Background()) }()
+	go func() {
+		err := h.Serve(context.Background())
+		if errors.Is(err, hub.ErrClosed) { // the test has ended before
+			err = nil
+		}
+		served <- err
+	}()
 	addr := h.Addrs()[0].String()
 	th := &testHub{Hub: h, addr: addr, address: "net:" + addr + "~shs:" + h.About().Key.Base64()}
 	th.stop = func() {
