@@ -181,7 +181,7 @@ func (h *Hub) openCluster(ctx context.Context) error {
 	}
 	h.nodes.node, err = cluster.Open(ctx, cluster.Config{
 		Bus: h.registry, Name: c.Name, Identity: h.nodes.identity, AppKey: appKey, Listener: h.nodes.links,
-		Advertise: c.AdvertiseLinks, Release: h.cfg.Version, Answer: h.answerNode, Serve: h.serveLink, Load: h.load,
+		Advertise: c.AdvertiseLinks, Release: h.cfg.Version, Answer: h.answerNode, Serve: h.serveLink, Load: h.load, Drains: h.nodeDrains,
 		Limits: c.Limits, Logger: h.log,
 	})
 	if err == nil {

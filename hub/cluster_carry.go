@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"time"
@@ -250,6 +251,16 @@ func (h *Hub) courierElsewhere(ctx context.Context, key keys.PublicKey) (*remote
 	return c, nil
 }
 
+// nodeDrains gives unused connections to couriers at other nodes up: one that is about to end would wait for them.
+func (h *Hub) nodeDrains() {
+	h.nodes.mu.Lock()
+	web := slices.Collect(maps.Values(h.nodes.web))
+	h.nodes.mu.Unlock()
+	for _, c := range web {
+		c.streams.Retire()
+	}
+}
+
 // webHere opens a connection on which a courier that is here serves HTTP. A tunnel socket of Secrez is closed after it.
 func (h *Hub) webHere(ctx context.Context, rec registry.Record) (net.Conn, error) {
 	if s := h.directory.courier(rec.Key); s != nil && s.offers().http {
@@ -273,6 +284,10 @@ func (h *Hub) serveWebLink(ctx context.Context, key keys.PublicKey, accept func(
 		_, _ = accept(cluster.ErrOffline)
 		return
 	}
+	if h.isDraining() { // it would be waited for
+		_, _ = accept(nodeDraining)
+		return
+	}
 	stream, err := h.webHere(ctx, rec)
 	if err != nil {
 		_, _ = accept(cluster.ErrOffline)
@@ -284,6 +299,8 @@ func (h *Hub) serveWebLink(ctx context.Context, key keys.PublicKey, accept func(
 		return
 	}
 	defer func() { _ = conn.Close() }()
+	ctx, leave := h.visitors.enter(ctx, netaddr.Remote(conn)) // so that it is waited for, and ended with the hub
+	defer leave()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	done := make(chan struct{})
 	go func() {

@@ -209,19 +209,6 @@ func TestANodeIsConfiguredCompletely(t *testing.T) {
 // TestARollingRestartFailsNoDial drains one node after the other and starts it again, while visitors dial a courier and ask for
 // what it serves, by way of the nodes that stay.
 func TestARollingRestartFailsNoDial(t *testing.T) {
-	var failed []string
-	for range 3 { // a busy machine may keep a courier from moving for seconds
-		if failed = rollingRestart(t); failed == nil {
-			return
-		}
-		t.Log(failed)
-	}
-	t.Error(failed)
-}
-
-// rollingRestart gives the visits that have failed.
-func rollingRestart(t *testing.T) (failed []string) {
-	t.Helper()
 	nodes := startNodes(t, 3)
 	eventually(t, "each node sees all", func() bool {
 		for _, n := range nodes {
@@ -258,7 +245,7 @@ func rollingRestart(t *testing.T) (failed []string) {
 			}
 			status, body := get(t, visitors[n%len(visitors)], url)
 			if status != http.StatusOK {
-				failed = append(failed, fmt.Sprintf("visit %d while node %d drains: %d %s", n, away+1, status, body))
+				t.Errorf("visit %d while node %d drains: %d %s", n, away+1, status, body)
 			}
 			select {
 			case err := <-drained:
@@ -277,5 +264,4 @@ func rollingRestart(t *testing.T) (failed []string) {
 			nodes[0] = serveNode(t, h, nodes[0].cfg)
 		}
 	}
-	return failed
 }

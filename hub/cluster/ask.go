@@ -117,16 +117,12 @@ func versionError(node string, theirs, ours int) error {
 	return fmt.Errorf("%w: %q speaks version %d and this node %d: one step at a time", ErrVersion, node, theirs, ours)
 }
 
-// receive takes in what comes from the bus.
+// receive takes in what other nodes ask.
 func (n *Node) receive() {
 	for {
 		select {
 		case m := <-n.inbox:
-			if m.Subject == subjectHello {
-				n.hear(m)
-			} else {
-				n.question(m)
-			}
+			n.question(m)
 		case <-n.life.Done():
 			return
 		}

@@ -41,6 +41,8 @@ type Config struct {
 	// why not, or with nil, and then it owns the connection that it gets, also after it has returned. ctx ends when the other node
 	// has gone, which need not show on the link, and with this node: then the link is to be closed.
 	Serve func(ctx context.Context, from keys.PublicKey, request []byte, accept func(error) (net.Conn, error))
+	// Drains is called when another node says that it is about to end. It must return soon. Nil: nobody is told.
+	Drains func()
 	// Load tells how many couriers and how many connections this node has, and whether it is about to end. Nil: nothing is told.
 	Load func() Load
 
@@ -74,6 +76,7 @@ type Limits struct {
 
 const (
 	maxQuestion = 64 << 10 // bytes of a question, an answer or a request
+	mostHellos  = 1024     // of other nodes that wait to be heard
 	silentAfter = 5        // hellos that a node may miss before it is counted as gone
 )
 
@@ -87,6 +90,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Load == nil {
 		c.Load = func() Load { return Load{} }
+	}
+	if c.Drains == nil {
+		c.Drains = func() {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -58,8 +58,10 @@ func (n *Node) Members() []Member {
 	return members
 }
 
-// Draining reports whether another node has said lately that it is about to end.
+// Draining reports whether another node has said lately that it is about to end. A node says so before it gives anybody up, so who
+// was told that somebody is offline, and asks afterwards, is told of a node that had him.
 func (n *Node) Draining() bool {
+	n.listened()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, o := range n.others {
@@ -72,6 +74,33 @@ func (n *Node) Draining() bool {
 
 // Announce tells the others of this node at once. What is published or withdrawn afterwards reaches them later.
 func (n *Node) Announce() { n.sayHello("") }
+
+// listen takes in what other nodes say of themselves.
+func (n *Node) listen() {
+	for {
+		select {
+		case m := <-n.hellos:
+			n.hear(m)
+		case heard := <-n.catchUp:
+			for len(n.hellos) > 0 { // nobody else takes any
+				n.hear(<-n.hellos)
+			}
+			close(heard)
+		case <-n.life.Done():
+			return
+		}
+	}
+}
+
+// listened waits until everything was heard that has come.
+func (n *Node) listened() {
+	heard := make(chan struct{})
+	select {
+	case n.catchUp <- heard:
+		<-heard
+	case <-n.life.Done():
+	}
+}
 
 // greet tells the others of this node, again and again.
 func (n *Node) greet() {
@@ -130,6 +159,9 @@ func (n *Node) note(h hello) {
 	o := &other{hello: h, heard: time.Now(), refused: !n.cfg.works(h.Version)}
 	n.others[h.Node] = o
 	n.mu.Unlock()
+	if o.Draining && (before == nil || !before.Draining) {
+		n.cfg.Drains()
+	}
 	if o.refused && (before == nil || !before.refused) {
 		n.cfg.Logger.Error("cluster: a node is of a version that does not work with this one: nothing is carried between the two",
 			"node", h.Node, "version", h.Version, "own version", n.cfg.version)

@@ -24,11 +24,13 @@ type Node struct {
 	life    context.Context // ends with Close
 	end     context.CancelFunc
 	wg      sync.WaitGroup
-	kick    chan struct{}  // buffered; published has changed
-	answers chan struct{}  // a place for each question that is answered
-	links   chan struct{}  // a place for each link of another node
-	inbox   chan *nats.Msg // questions and hellos from the bus
-	ready   chan struct{}  // closed when the node is on the bus for the first time
+	kick    chan struct{}      // buffered; published has changed
+	answers chan struct{}      // a place for each question that is answered
+	links   chan struct{}      // a place for each link of another node
+	inbox   chan *nats.Msg     // questions from the bus
+	hellos  chan *nats.Msg     // what other nodes say of themselves
+	catchUp chan chan struct{} // those who wait until what has come of these was heard
+	ready   chan struct{}      // closed when the node is on the bus for the first time
 	counts  counts
 	tickets tickets
 
@@ -76,6 +78,8 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 		answers:   make(chan struct{}, cfg.Limits.MaxAnswers),
 		links:     make(chan struct{}, cfg.Limits.MaxLinks),
 		inbox:     make(chan *nats.Msg, cfg.Limits.MaxAnswers),
+		hellos:    make(chan *nats.Msg, mostHellos),
+		catchUp:   make(chan chan struct{}),
 		ready:     make(chan struct{}),
 		published: map[presence]bool{},
 		others:    map[string]*other{},
@@ -87,6 +91,7 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 	n.life, n.end = context.WithCancel(context.Background())
 	n.wg.Go(n.attend)
 	n.wg.Go(n.receive)
+	n.wg.Go(n.listen)
 	n.wg.Go(n.accept)
 	select {
 	case <-n.ready:
@@ -158,7 +163,7 @@ func retryPause(conn *nats.Conn) time.Duration {
 // serve is attend for one connection. It returns when that is of no use any more.
 func (n *Node) serve(conn *nats.Conn, changed <-chan struct{}, subscribed func()) {
 	subs := map[presence]*nats.Subscription{}
-	hellos, err := conn.ChanSubscribe(subjectHello, n.inbox)
+	hellos, err := conn.ChanSubscribe(subjectHello, n.hellos)
 	if err != nil {
 		return
 	}
@@ -171,7 +176,7 @@ func (n *Node) serve(conn *nats.Conn, changed <-chan struct{}, subscribed func()
 	todo := n.all()
 	for {
 		for _, c := range todo {
-			if err := n.tell(conn, subs, c); err != nil {
+			if err := n.tell(conn, subs, c, len(todo) <= mostDrained); err != nil {
 				n.cfg.Logger.Warn("cluster: presence cannot be told", "err", err)
 				return
 			}
@@ -198,7 +203,12 @@ func (n *Node) flush(conn *nats.Conn) error {
 	return conn.FlushWithContext(ctx)
 }
 
-func (n *Node) tell(conn *nats.Conn, subs map[presence]*nats.Subscription, c change) error {
+// mostDrained is how many are given up at a time so that questions under way are answered: each costs a word with the bus.
+const mostDrained = 256
+
+// tell tells the bus of a change. Questions about who has gone that are under way are answered if there is time for that; else
+// who asks waits, and asks again.
+func (n *Node) tell(conn *nats.Conn, subs map[presence]*nats.Subscription, c change, answers bool) error {
 	sub := subs[c.presence]
 	switch {
 	case c.here && sub == nil:
@@ -209,6 +219,9 @@ func (n *Node) tell(conn *nats.Conn, subs map[presence]*nats.Subscription, c cha
 		subs[c.presence] = sub
 	case !c.here && sub != nil:
 		delete(subs, c.presence)
+		if answers {
+			return sub.Drain()
+		}
 		return sub.Unsubscribe()
 	}
 	return nil

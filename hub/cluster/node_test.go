@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -241,6 +242,30 @@ func TestNodesKnowEachOther(t *testing.T) {
 		t.Error(err)
 	}
 	eventually(t, "the other is gone", func() bool { return len(a.Members()) == 1 })
+}
+
+// TestWhoIsOfflineWhileANodeDrainsMayBeOnItsWay: whoever is told that a courier is offline knows by then that its node drains.
+func TestWhoIsOfflineWhileANodeDrainsMayBeOnItsWay(t *testing.T) {
+	s := engine(t)
+	var draining atomic.Bool
+	cfg := configOf(t, newBus(t, s), "b")
+	cfg.Load = func() Load { return Load{Draining: draining.Load()} }
+	a, b := open(t, configOf(t, newBus(t, s), "a")), open(t, cfg)
+	courier := identity(t, "courier").Public()
+	for range 100 {
+		draining.Store(false)
+		b.Announce()
+		eventually(t, "nobody drains", func() bool { return !a.Draining() })
+		b.Publish(Courier, courier)
+		found(t, a, courier)
+		draining.Store(true)
+		b.Announce()
+		b.Withdraw(Courier, courier)
+		gone(t, a, courier)
+		if !a.Draining() {
+			t.Fatal("a courier is offline, and nobody knows that its node drains")
+		}
+	}
 }
 
 func TestVersionsOneApartWorkTogetherAndOthersAreRefused(t *testing.T) {

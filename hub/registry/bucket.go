@@ -318,7 +318,11 @@ func (w *watch) one(ctx context.Context, n *run, changed <-chan struct{}) error 
 	if err != nil {
 		return errLapse
 	}
-	defer func() { _ = watcher.Stop() }()
+	defer func() {
+		if ctx.Err() == nil { // else it stops by itself, and nobody waits for an engine without a majority
+			_ = watcher.Stop()
+		}
+	}()
 	seen := map[string]bool{}
 	for {
 		select {

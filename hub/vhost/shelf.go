@@ -30,6 +30,7 @@ type shelf struct {
 	standing []*socket            // the one used last is last
 	line     list.List            // of *waiter
 	opening  int                  // connections being opened by callers of take
+	retired  int                  // how often retire was called
 	ended    bool
 }
 
@@ -170,11 +171,19 @@ func (sh *shelf) serve(s *socket) bool {
 	return true
 }
 
-// opened enters a connection that the caller of take has opened. The caller uses it.
-func (sh *shelf) opened(c net.Conn) (*socket, error) {
+// retirements counts calls of retire, for opened.
+func (sh *shelf) retirements() int {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.retired
+}
+
+// opened enters a connection that the caller of take has opened, and began to open after so many retirements. The caller uses it.
+func (sh *shelf) opened(c net.Conn, retirements int) (*socket, error) {
 	s := newSocket(c)
 	sh.mu.Lock()
 	sh.opening--
+	s.retired = retirements != sh.retired
 	ended := sh.ended
 	if !ended {
 		sh.all[s] = struct{}{}
@@ -280,6 +289,21 @@ func (sh *shelf) remove(s *socket) {
 	}
 	if sh.left != nil {
 		sh.left(s)
+	}
+}
+
+// retire closes the connections that stand, and lets those in use be closed after their exchange.
+func (sh *shelf) retire() {
+	sh.mu.Lock()
+	sh.retired++
+	stale := sh.standing
+	sh.standing = nil
+	for s := range sh.all {
+		s.retired = true
+	}
+	sh.mu.Unlock()
+	for _, s := range stale {
+		sh.discard(s)
 	}
 }
 

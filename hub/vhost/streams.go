@@ -57,13 +57,18 @@ func (st *Streams) Dial(ctx context.Context) (net.Conn, error) {
 }
 
 func (st *Streams) fresh(ctx context.Context) (*socket, error) {
+	retirements := st.retirements()
 	c, err := st.open(ctx)
 	if err != nil {
 		st.unopened()
 		return nil, err
 	}
-	return st.opened(c)
+	return st.opened(c, retirements)
 }
+
+// Retire closes the connections that are not used, and lets those in use or being opened be closed after their exchange. New ones are opened
+// when they are needed.
+func (st *Streams) Retire() { st.retire() }
 
 // Stats counts connections and visitors.
 func (st *Streams) Stats() Stats { return st.stats() }
