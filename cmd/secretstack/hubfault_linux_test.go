@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -46,6 +47,7 @@ type farScene int
 const (
 	killed farScene = iota + 1
 	cutOff
+	diskFull
 )
 
 // here is an address of this machine that no other test has, nor another scene.
@@ -195,11 +197,26 @@ func (f *farNodes) ask(i int, id *keys.Identity, patience time.Duration) bool {
 // more registers somebody new at each of some nodes, as often as it takes.
 func (f *farNodes) more(which ...int) {
 	f.t.Helper()
+	type newcomer struct {
+		node  int
+		id    *keys.Identity
+		given bool
+	}
+	var all []*newcomer
 	for _, i := range which {
 		f.next++
-		id := someone(f.t, f.next)
-		f.eventually(fmt.Sprintf("a registration at node %d", i+1), func() bool { return f.ask(i, id, 10*time.Second) })
+		all = append(all, &newcomer{node: i, id: someone(f.t, f.next)})
 	}
+	f.eventually(fmt.Sprintf("registrations at nodes %v, counted from 0", which), func() bool {
+		var asking sync.WaitGroup
+		for _, n := range all {
+			if !n.given {
+				asking.Go(func() { n.given = f.ask(n.node, n.id, 10*time.Second) })
+			}
+		}
+		asking.Wait()
+		return !slices.ContainsFunc(all, func(n *newcomer) bool { return !n.given })
+	})
 }
 
 // eventually waits for what others do, with patience.
@@ -215,10 +232,15 @@ func (f *farNodes) eventually(what string, ok func() bool) {
 // whole sees that nodes know everything that was acknowledged, each id as one owner's.
 func (f *farNodes) whole(which ...int) {
 	f.t.Helper()
+	var ids []secrez.ID
+	var owners []*keys.Identity
+	for id, owner := range f.given {
+		ids, owners = append(ids, id), append(owners, owner)
+	}
 	for _, i := range which {
-		for id, owner := range f.given {
-			if got := f.nodes[i].whois(owner); got != id {
-				f.t.Errorf("node %d takes the owner of %v for %v", i+1, id, got)
+		for n, got := range f.nodes[i].whoAre(owners...) {
+			if got != ids[n] {
+				f.t.Errorf("node %d takes the owner of %v for %v", i+1, ids[n], got)
 			}
 		}
 	}
@@ -337,4 +359,40 @@ func TestANodeIsCutOff(t *testing.T) {
 	f.more(0, 1, 2)
 	f.whole(0, 1, 2)
 	f.reached(2, here)
+}
+
+// TestADiskOfANodeIsFull fills it until nothing more can be written. When there is room again, the node has everything on its disk
+// as before: it is a majority with one of the others.
+func TestADiskOfANodeIsFull(t *testing.T) {
+	f := newFarNodes(t, diskFull)
+	disk, _ := smallDisk(t, "160m")
+	f.roots[2] = filepath.Join(disk, "node")
+	f.begin()
+	f.more(0, 1, 2)
+	f.whole(0, 1, 2)
+	url := await(t, f.courier(2), "online", isOnline).URL
+	f.reached(0, url)
+	f.shell("cat /dev/zero >%s/ballast || true", disk)
+	f.eventually("it says so", func() bool { return strings.Contains(f.problem(2), "are free") })
+	before := len(f.given)
+	f.more(0, 1, 0, 1)
+	f.nodes[2].says("DISABLED") // the engine has met the full disk
+	if f.ask(2, someone(t, 9000), time.Second) {
+		t.Error("a node with a full disk gives ids")
+	}
+	f.more(1, 0)
+	f.whole(0, 1, 2) // it learns from the others what it cannot keep
+	f.reached(0, url)
+	if len(f.given) != before+6 {
+		t.Errorf("%d ids are given, and there should be %d", len(f.given), before+6)
+	}
+
+	f.shell("rm %s/ballast", disk)
+	f.nodes[2].says("the engine works again")
+	f.eventually("it says nothing any more", func() bool { return f.problem(2) == "" })
+	f.more(2)
+	f.nodes[0].signal(syscall.SIGKILL)
+	f.more(1, 2)
+	f.whole(1, 2)
+	f.reached(1, url)
 }

@@ -74,17 +74,19 @@ const alarmDelay = 200 * time.Millisecond
 // An alarm ends the requests to an engine that has said that it fails. Such an engine answers nothing, and waiting for the
 // deadline would tell nothing more.
 type alarm struct {
-	amongOthers bool // in a cluster, whose engines complain of each other
+	amongOthers bool          // in a cluster, whose engines complain of each other
+	rang        chan struct{} // closed when the engine has said that it fails
 
 	mu      sync.Mutex
 	failed  bool                            // guarded by mu
+	reason  string                          // why it fails; guarded by mu
 	last    string                          // guarded by mu
 	next    int                             // guarded by mu
 	waiting map[int]context.CancelCauseFunc // guarded by mu
 }
 
 func newAlarm(amongOthers bool) *alarm {
-	return &alarm{amongOthers: amongOthers, waiting: map[int]context.CancelCauseFunc{}}
+	return &alarm{amongOthers: amongOthers, rang: make(chan struct{}), waiting: map[int]context.CancelCauseFunc{}}
 }
 
 // guard gives a context that ends when the engine says that it fails.
@@ -111,7 +113,10 @@ func (a *alarm) note(text string, fails bool) {
 	if !fails {
 		return
 	}
-	a.failed = true
+	if !a.failed {
+		a.failed, a.reason = true, text
+		close(a.rang)
+	}
 	for _, cancel := range a.waiting {
 		time.AfterFunc(alarmDelay, func() { cancel(errors.New(text)) })
 	}
@@ -122,6 +127,13 @@ func (a *alarm) rung() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.failed
+}
+
+// why is the error of an engine that has said that it fails.
+func (a *alarm) why() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return fmt.Errorf("%w: %s", ErrUnavailable, a.reason)
 }
 
 // said gives the last warning or error, to be put behind another text.

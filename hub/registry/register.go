@@ -117,9 +117,13 @@ func (r *Registry) work() {
 // serve writes what is asked for, once, or takes down an engine that has failed.
 func (r *Registry) serve(n *run) {
 	var err error
+	rang, later := r.alarmOf(n)
 	select {
 	case <-r.life.Done():
 	case err = <-n.failed:
+	case <-rang:
+		err = n.alarm.why()
+	case <-later:
 	case s := <-r.suspects:
 		if s.run == n {
 			err = s.err
@@ -127,9 +131,27 @@ func (r *Registry) serve(n *run) {
 	case first := <-r.requests:
 		err = r.write(n, r.gather(first))
 	}
-	if err != nil && n.broken(err) {
+	if err != nil && n.broken(err) && (r.fits() || errors.Is(err, ErrDamaged)) {
 		r.fail(n, err)
 	}
+}
+
+// alarmOf tells when an engine of a node has given up its files, also if nobody asks it for anything, and when to look again whether
+// another one would fare better.
+func (r *Registry) alarmOf(n *run) (rang <-chan struct{}, later <-chan time.Time) {
+	switch {
+	case n.cluster == nil:
+		return nil, nil
+	case n.alarm.rung() && !r.fits():
+		return nil, time.After(r.cfg.Limits.RetryMin)
+	}
+	return n.alarm.rang, nil
+}
+
+// fits reports whether an engine is worth being replaced: on a full disk the next one fails too, and in a cluster one that has given
+// up its files is still the connection to the other nodes.
+func (r *Registry) fits() bool {
+	return r.cfg.Cluster == nil || r.roomOnDisk(r.cfg.Limits.MinFree) == nil
 }
 
 // broken reports whether an engine has to be replaced because of an error. In a cluster it need not be this node's fault that

@@ -301,12 +301,23 @@ func (r *Registry) writable() error {
 
 // roomFor says why nothing can be written that must leave so many bytes free, if so.
 func (r *Registry) roomFor(least int64) error {
-	_, err := r.engine()
+	n, err := r.engine()
 	if err == nil {
 		err = r.outvoted()
 	}
-	if err != nil || least < 0 {
-		return err
+	if err == nil {
+		err = r.roomOnDisk(least)
+	}
+	if err == nil && r.cfg.Cluster != nil && n.alarm.rung() { // another one is on its way
+		err = n.alarm.why()
+	}
+	return err
+}
+
+// roomOnDisk says why nothing can be written that must leave so many bytes free, if the disk is why.
+func (r *Registry) roomOnDisk(least int64) error {
+	if least < 0 {
+		return nil
 	}
 	if free, known := freeBytes(r.cfg.Dir); known && free < least {
 		return fmt.Errorf("%w: only %d bytes are free on the disk of %s, and %d must stay free", ErrUnavailable,
