@@ -377,18 +377,26 @@ func (h *Hub) answerNode(_ context.Context, as cluster.Role, key keys.PublicKey,
 }
 
 const (
-	// drainPatience is how long a courier that no node has is looked for while a node drains: it may be on its way to another.
+	// drainPatience is how long a courier that no node has is looked for again while a node drains: it may be on its way to another.
 	drainPatience = 3 * time.Second
 	drainRetry    = 50 * time.Millisecond
 )
 
-// follow tries again what fails because a courier may be on its way from a node that drains to another.
+// follow tries again what fails because a courier may be on its way from a node that drains, or has just ended, to another.
 func (h *Hub) follow(ctx context.Context, try func() error) error {
-	until := time.Now().Add(drainPatience)
+	var until time.Time
 	for {
 		err := try()
-		moving := errors.Is(err, cluster.ErrOffline) || errors.Is(err, cluster.ErrUnreachable) || errors.Is(err, nodeDraining)
-		if !moving || !h.nodes.node.Draining() || time.Now().After(until) {
+		switch {
+		case errors.Is(err, cluster.ErrUnreachable), errors.Is(err, nodeDraining):
+		case errors.Is(err, cluster.ErrOffline) && h.nodes.node.Draining():
+		default:
+			return err
+		}
+		if until.IsZero() { // a node that has just ended may have cost the first try all its time
+			until = time.Now().Add(drainPatience)
+		}
+		if time.Now().After(until) {
 			return err
 		}
 		select {
