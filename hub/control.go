@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/admission"
+	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver/unix"
 	"github.com/secretstack/secretstack/muxrpc"
@@ -62,6 +64,7 @@ func (h *Hub) control() secretstack.Plugin {
 				muxrpc.HandleAsync(s, "rules", h.controlRules),
 				muxrpc.HandleAsync(s, "setRule", owners(h.controlSetRule)),
 				muxrpc.HandleAsync(s, "removeRule", owners(h.controlRemoveRule)),
+				muxrpc.HandleAsync(s, "removeNode", owners(h.controlRemoveNode)),
 			)
 		}),
 	}
@@ -159,6 +162,18 @@ func (h *Hub) controlSetRule(ctx context.Context, rule admission.Rule) (muxrpc.N
 
 func (h *Hub) controlRemoveRule(ctx context.Context, s admission.Subject) (muxrpc.None, error) {
 	return muxrpc.None{}, h.admission.RemoveRule(ctx, s)
+}
+
+// controlRemoveNode takes a node out of the cluster that is stopped for good.
+func (h *Hub) controlRemoveNode(ctx context.Context, node string) (muxrpc.None, error) {
+	err := h.registry.RemoveNode(ctx, node)
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		return muxrpc.None{}, fmt.Errorf("the cluster has no node that is called %q", node)
+	case errors.Is(err, registry.ErrConflict):
+		return muxrpc.None{}, fmt.Errorf("node %s is running: stop it first, for good", node)
+	}
+	return muxrpc.None{}, err
 }
 
 // path is the option "path" of a transport.

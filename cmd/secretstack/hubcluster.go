@@ -24,6 +24,7 @@ import (
 	"github.com/secretstack/secretstack/hub"
 	"github.com/secretstack/secretstack/hub/cluster/credential"
 	"github.com/secretstack/secretstack/hub/registry"
+	"github.com/secretstack/secretstack/muxrpc"
 )
 
 const (
@@ -312,7 +313,7 @@ func newHubCluster(g *globals) *cobra.Command {
 		Args:  argsBetween(0, 0, "no arguments but a command"),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newHubClusterInit(g))
+	cmd.AddCommand(newHubClusterInit(g), newHubClusterRemove(g))
 	return cmd
 }
 
@@ -328,6 +329,22 @@ This machine brings it when it is started as a node, and the others wait for tha
 		Example: "  secretstack hub cluster init eu",
 		Args:    argsBetween(1, 1, "the name of the cluster"),
 		RunE:    func(cmd *cobra.Command, args []string) error { return initCluster(cmd.Context(), g, args[0]) },
+	}
+}
+
+func newHubClusterRemove(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove NODE",
+		Short: "take a node out of the cluster that is stopped for good",
+		Long: `remove asks the node that runs on this machine with the same --root to take another one out of the cluster, which must be stopped: it
+does not count for the majority any more, and another node gets what it held. It knows the cluster's secret still. To start it again,
+empty its folder.`,
+		Example: "  secretstack hub cluster remove hub-3",
+		Args:    argsBetween(1, 1, "the name of the node"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, err := ask[muxrpc.None](cmd.Context(), g, "removeNode", args[0])
+			return err
+		},
 	}
 }
 

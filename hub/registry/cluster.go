@@ -2,7 +2,9 @@ package registry
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -194,8 +197,11 @@ func (e *engine) syncFolders() error {
 	return syncFolders(e.dir)
 }
 
-// apply makes a server one of the cluster's.
-func (c *Cluster) apply(o *server.Options) {
+// apply makes a server one of the cluster's. The key is that of a user who may remove nodes.
+func (c *Cluster) apply(o *server.Options, operator string) {
+	system := server.NewAccount(server.DEFAULT_SYSTEM_ACCOUNT)
+	o.Accounts, o.SystemAccount = []*server.Account{system}, system.Name
+	o.Nkeys = []*server.NkeyUser{{Nkey: operator, Account: system}}
 	host, port, _ := hostPort(c.Listen) // checked
 	o.ServerName = c.Node
 	o.JetStream = true
@@ -247,20 +253,21 @@ type ClusterStatus struct {
 	// Alone says that no majority of nodes can be reached. What is known is served, and nothing is written.
 	Alone bool
 
-	// Replicas are the nodes that hold the records, as the leader says. It is from before when there is none.
+	// Replicas are the nodes that hold records, lists or mail, as those say that lead them. It is from before when there is no
+	// Leader.
 	Replicas []Replica
 
 	// Lag is how many writes there are that this node has not read yet.
 	Lag uint64
 }
 
-// Replica is a node that holds the records.
+// Replica is a node that holds records, lists or mail.
 type Replica struct {
 	Node    string
-	Current bool          // it has all that is acknowledged, or nearly
+	Current bool          // it has all that is acknowledged and that it is to hold, or nearly
 	Offline bool          // it cannot be reached
 	Lag     uint64        // writes that it does not have yet
-	Seen    time.Duration // how long ago it was heard of; zero for the leader
+	Seen    time.Duration // how long ago it was heard of; zero for a leader
 }
 
 // observe keeps asking how the log is doing, until the run ends.
@@ -320,11 +327,62 @@ func (e *engine) clusterStatus(ctx context.Context) (s ClusterStatus, end uint64
 		return s, info.State.LastSeq, nil // a single server of somebody else's
 	}
 	s.Leader = info.Cluster.Leader
-	s.Replicas = append(s.Replicas, Replica{Node: s.Leader, Current: true})
-	for _, p := range info.Cluster.Replicas {
-		s.Replicas = append(s.Replicas, Replica{Node: p.Name, Current: p.Current, Offline: p.Offline, Lag: p.Lag, Seen: p.Active})
+	s.add(info.Cluster)
+	if err := e.addOthers(ctx, &s); err != nil {
+		// Whoever waits for a node before he takes another away must not be told that it has everything.
+		for i := range s.Replicas {
+			s.Replicas[i].Current = false
+		}
 	}
 	return s, info.State.LastSeq, nil
+}
+
+// addOthers takes in how the nodes are doing that hold lists and mail. Each of these is led by itself.
+func (e *engine) addOthers(ctx context.Context, s *ClusterStatus) error {
+	names, err := e.streams(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name == logStream || !isOurs(name) {
+			continue
+		}
+		stream, err := e.js.Stream(ctx, name)
+		if err != nil {
+			return err
+		}
+		if c := stream.CachedInfo().Cluster; c != nil {
+			s.add(c)
+		}
+	}
+	return nil
+}
+
+// isOurs reports whether a stream is one of a registry's.
+func isOurs(name string) bool {
+	return name == logStream || strings.HasPrefix(name, bucketPrefix) || strings.HasPrefix(name, queuePrefix)
+}
+
+// add takes in how the nodes are doing that hold a stream.
+func (s *ClusterStatus) add(c *jetstream.ClusterInfo) {
+	s.addReplica(Replica{Node: c.Leader, Current: true})
+	for _, p := range c.Replicas {
+		s.addReplica(Replica{Node: p.Name, Current: p.Current, Offline: p.Offline, Lag: p.Lag, Seen: p.Active})
+	}
+}
+
+func (s *ClusterStatus) addReplica(r Replica) {
+	i := slices.IndexFunc(s.Replicas, func(other Replica) bool { return other.Node == r.Node })
+	switch {
+	case r.Node == "": // it is being elected
+	case i < 0:
+		s.Replicas = append(s.Replicas, r)
+	default:
+		known := &s.Replicas[i]
+		known.Current, known.Offline = known.Current && r.Current, known.Offline || r.Offline
+		known.Lag += r.Lag
+		known.Seen = min(known.Seen, r.Seen)
+	}
 }
 
 // join waits until the cluster can be written to, and opens the log or makes it. It waits for as long as ctx lasts: other nodes
@@ -369,7 +427,7 @@ func (r *Registry) join(ctx context.Context, n *run) (end, last uint64, err erro
 		}
 	}
 	r.forgetOrigin()
-	n.raiseReplicas(ctx)
+	n.wg.Go(func() { n.raiseReplicas(n.life) }) // nobody waits for that
 	return end, last, nil
 }
 
@@ -436,8 +494,7 @@ func (e *engine) raise(ctx context.Context, name string) error {
 		return e.failure(ctx, "describe "+name, err)
 	}
 	config := s.CachedInfo().Config
-	ours := name == logStream || strings.HasPrefix(name, bucketPrefix) || strings.HasPrefix(name, queuePrefix)
-	if !ours || config.Replicas >= e.replicas {
+	if !isOurs(name) || config.Replicas >= e.replicas {
 		return nil
 	}
 	config.Replicas = e.replicas
@@ -489,6 +546,78 @@ func (e *engine) nextInLog(ctx context.Context, sequence uint64) (message, error
 		return message{}, e.failure(ctx, "read", err)
 	}
 	return message{subject: m.Subject, header: m.Header, data: m.Data, sequence: m.Sequence}, nil
+}
+
+// RemoveNode takes a node out of the cluster that is stopped for good: it does not count for the majority any more, and another
+// node gets what it held, if there is one that does not hold that yet. A node that is removed by mistake, or is to be one again,
+// needs an empty folder. Its error is ErrNotFound if there is no such node, ErrConflict if it is running, or why it cannot be done
+// now.
+func (r *Registry) RemoveNode(ctx context.Context, node string) error {
+	n, err := r.engine()
+	if err != nil {
+		return err
+	}
+	if n.cluster == nil || n.server == nil {
+		return errors.New("registry: the nodes are not ours to remove")
+	}
+	ctx, cancel := n.guard(ctx)
+	defer cancel()
+	if node == n.cluster.Node || n.isConnected(node) {
+		return fmt.Errorf("%w: node %s is running", ErrConflict, node)
+	}
+	conn, err := nats.Connect("", nats.InProcessServer(n.server), n.asOperator(), nats.NoReconnect())
+	if err != nil {
+		return n.failure(ctx, "remove node "+node, err)
+	}
+	defer conn.Close()
+	m, err := conn.RequestWithContext(ctx, server.JSApiRemoveServer, fmt.Appendf(nil, `{"peer_id":%q}`, peerID(node)))
+	var answer struct {
+		Success bool                `json:"success"`
+		Error   *jetstream.APIError `json:"error"`
+	}
+	if err == nil {
+		err = json.Unmarshal(m.Data, &answer)
+	}
+	switch {
+	case err != nil:
+		return n.failure(ctx, "remove node "+node, err)
+	case answer.Error != nil && answer.Error.ErrorCode == errNotMember:
+		return fmt.Errorf("%w: no node is called %s", ErrNotFound, node)
+	case answer.Error != nil:
+		return n.failure(ctx, "remove node "+node, answer.Error)
+	case !answer.Success:
+		return n.failure(ctx, "remove node "+node, errors.New("the engine does not do it"))
+	}
+	return nil
+}
+
+// asOperator logs in to this node's engine as the user who may remove nodes.
+func (e *engine) asOperator() nats.Option {
+	return func(o *nats.Options) error {
+		key, err := e.operator.PublicKey()
+		o.Nkey, o.SignatureCB = key, e.operator.Sign
+		return err
+	}
+}
+
+// errNotMember is how the engine says that there is no such node.
+const errNotMember = 10044
+
+// isConnected reports whether there is a connection to another node.
+func (e *engine) isConnected(node string) bool {
+	routes, err := e.server.Routez(nil)
+	return err == nil && slices.ContainsFunc(routes.Routes, func(route *server.RouteInfo) bool { return route.RemoteName == node })
+}
+
+// peerID is what the engine calls a node among those that vote.
+func peerID(node string) string {
+	const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	sum := sha256.Sum256([]byte(node))
+	id := sum[:8]
+	for i, b := range id {
+		id[i] = digits[int(b)%len(digits)]
+	}
+	return string(id)
 }
 
 // Conn gives the connection over which nodes talk to each other, with a channel that is closed when there is another one. It

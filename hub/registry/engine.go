@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
 )
 
 const (
@@ -33,10 +34,11 @@ const (
 // the other nodes of a cluster. It may also be a connection to somebody else's cluster.
 type engine struct {
 	engineConfig
-	server *server.Server      // nil: somebody else's
-	conn   *nats.Conn          // set before started is closed
-	js     jetstream.JetStream // set before started is closed
-	alarm  *alarm
+	operator nkeys.KeyPair       // see Cluster.apply; nil: it is alone
+	server   *server.Server      // nil: somebody else's
+	conn     *nats.Conn          // set before started is closed
+	js       jetstream.JetStream // set before started is closed
+	alarm    *alarm
 
 	started  chan struct{} // closed when start has returned
 	startErr error         // set before started is closed
@@ -61,7 +63,7 @@ func startEngine(ctx context.Context, dir string, limits Limits, logger *slog.Lo
 	return engineConfig{dir: dir, limits: limits, logger: logger, synced: synced, replicas: 1}.start(ctx)
 }
 
-func (c engineConfig) options() *server.Options {
+func (c engineConfig) options(operator string) *server.Options {
 	opts := &server.Options{
 		ServerName:             "registry",
 		DontListen:             true,
@@ -74,7 +76,7 @@ func (c engineConfig) options() *server.Options {
 		DisableJetStreamBanner: true,
 	}
 	if c.cluster != nil {
-		c.cluster.apply(opts)
+		c.cluster.apply(opts, operator)
 	}
 	return opts
 }
@@ -87,8 +89,12 @@ func (c engineConfig) start(ctx context.Context) (*engine, error) {
 		if c.cluster != nil {
 			err = c.cluster.portFree(ctx)
 		}
+		operator := ""
+		if err == nil && c.cluster != nil {
+			operator, err = e.makeOperator()
+		}
 		if err == nil {
-			e.server, err = server.NewServer(c.options())
+			e.server, err = server.NewServer(c.options(operator))
 		}
 		if err != nil {
 			close(e.started)
@@ -110,6 +116,14 @@ func (c engineConfig) start(ctx context.Context) (*engine, error) {
 	case <-ctx.Done():
 		return e, fmt.Errorf("registry: start the engine: %w", context.Cause(ctx))
 	}
+}
+
+// makeOperator makes the key of a user of the engine whom only this process knows.
+func (e *engine) makeOperator() (public string, err error) {
+	if e.operator, err = nkeys.CreateUser(); err != nil {
+		return "", err
+	}
+	return e.operator.PublicKey()
 }
 
 func (e *engine) run() (err error) {
