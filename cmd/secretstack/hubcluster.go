@@ -24,6 +24,8 @@ import (
 	"github.com/secretstack/secretstack/hub"
 	"github.com/secretstack/secretstack/hub/cluster/credential"
 	"github.com/secretstack/secretstack/hub/registry"
+	"github.com/secretstack/secretstack/keys"
+	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
 )
 
@@ -110,8 +112,8 @@ func (s *hubSettings) nodeSettings() map[string]string {
 	s.flags(all)
 	written := map[string]string{}
 	for _, name := range []string{
-		"cluster", "join", "node", "credential", "advertise", "advertise-links", "listen-nodes", "listen-links", "replicas", "nats-url",
-		"nats-credentials", "nats-ca",
+		"cluster", "join", "node", "credential", "advertise", "advertise-links", "advertise-couriers", "listen-nodes",
+		"listen-links", "replicas", "nats-url", "nats-credentials", "nats-ca",
 	} {
 		written[name] = all.Lookup(name).Value.String()
 	}
@@ -188,11 +190,24 @@ func nodeNameOf(host string) string {
 	return name[:min(len(name), longestNode)]
 }
 
+// couriersAddress is how couriers write an address of the hub with a key: that of a host, with a port or without, or one in their
+// own words, such as "wss://hub-1.example.org".
+func couriersAddress(text string, hubKey keys.PublicKey) (string, error) {
+	if place, err := withPort(text, hub.DefaultPort); err == nil {
+		text = "net:" + place
+	}
+	_, err := multiserver.Parse(text + "~shs:" + hubKey.Base64())
+	return text, err
+}
+
 // nodeAddress adds the usual port to a host, if none is given.
-func nodeAddress(text string) (string, error) {
+func nodeAddress(text string) (string, error) { return withPort(text, nodePort) }
+
+// withPort adds a port to a host, if none is given.
+func withPort(text string, usual int) (string, error) {
 	host, port, err := net.SplitHostPort(text)
 	if err != nil {
-		host, port = strings.Trim(text, "[]"), strconv.Itoa(nodePort)
+		host, port = strings.Trim(text, "[]"), strconv.Itoa(usual)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || strings.ContainsAny(host, " /@") {
 		return "", fmt.Errorf("%q is no address", text)
@@ -225,6 +240,11 @@ func (s *hubSettings) place(ctx context.Context, c *hub.Cluster) (err error) {
 		return err
 	}
 	c.AdvertiseLinks = cmp.Or(s.AdvertiseLinks, next)
+	if s.AdvertiseCouriers != "" {
+		if c.Public, err = couriersAddress(s.AdvertiseCouriers, c.Credential.Identity().Public()); err != nil {
+			return usagef("--advertise-couriers takes an address such as hub-1.example.org:%d, not %q", hub.DefaultPort, s.AdvertiseCouriers)
+		}
+	}
 	c.Listen = cmp.Or(s.ListenNodes, listenAt(c.Advertise))
 	if next, err = nextPort(c.Listen); err != nil {
 		return err

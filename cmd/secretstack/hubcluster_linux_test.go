@@ -280,6 +280,7 @@ func TestANodeThatCannotStartSaysWhatToDo(t *testing.T) {
 		"are all addresses of this machine":        {"--cluster", "eu", "--join", "127.0.0.1,127.0.0.2", "--root", root},
 		"--join takes addresses of nodes":          {"--cluster", "eu", "--join", "a:b", "--root", root},
 		"--advertise takes an address":             {"--cluster", "eu", "--join", "a", "--advertise", "a:0", "--root", root},
+		"--advertise-couriers takes an address":    {"--cluster", "eu", "--join", "127.0.0.1", "--advertise-couriers", "hub 1", "--root", root},
 		"--node takes 1 to 63":                     {"--cluster", "eu", "--join", "a", "--node", "A", "--root", root},
 		"--replicas takes 1, 3 or 5":               {"--cluster", "eu", "--join", "127.0.0.1", "--replicas", "2", "--root", root},
 		"--listen-nodes takes an address":          {"--cluster", "eu", "--join", "127.0.0.1", "--listen-nodes", "a", "--root", root},
@@ -350,6 +351,19 @@ func TestANodeFindsItsOwnAddress(t *testing.T) {
 	}
 	for _, text := range []string{"", ":1", "a:0", "a:b", "a:b:c", "nats://a:1", "a b"} {
 		if got, err := nodeAddress(text); err == nil {
+			t.Errorf("%q is taken as %q", text, got)
+		}
+	}
+	key := someone(t, 1).Public()
+	for text, want := range map[string]string{
+		"hub-1": "net:hub-1:8433", "hub-1:7": "net:hub-1:7", "2001:db8::1": "net:[2001:db8::1]:8433", "wss://hub-1:443": "wss://hub-1:443",
+	} {
+		if got, err := couriersAddress(text, key); err != nil || got != want {
+			t.Errorf("%s is %q to couriers, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "a b", "net:a:0:b", "wss:", "net:hub-1:8433~shs:x"} {
+		if got, err := couriersAddress(text, key); err == nil {
 			t.Errorf("%q is taken as %q", text, got)
 		}
 	}

@@ -53,18 +53,19 @@ type hubSettings struct {
 	Rules     []string `toml:"rule"`
 	Admin     string   `toml:"admin"`
 
-	Cluster         string   `toml:"cluster"`
-	Join            []string `toml:"join"`
-	Node            string   `toml:"node"`
-	Credential      string   `toml:"credential"`
-	Advertise       string   `toml:"advertise"`
-	AdvertiseLinks  string   `toml:"advertise-links"`
-	ListenNodes     string   `toml:"listen-nodes"`
-	ListenLinks     string   `toml:"listen-links"`
-	Replicas        int      `toml:"replicas"`
-	NATSURL         string   `toml:"nats-url"`
-	NATSCredentials string   `toml:"nats-credentials"`
-	NATSCA          string   `toml:"nats-ca"`
+	Cluster           string   `toml:"cluster"`
+	Join              []string `toml:"join"`
+	Node              string   `toml:"node"`
+	Credential        string   `toml:"credential"`
+	Advertise         string   `toml:"advertise"`
+	AdvertiseLinks    string   `toml:"advertise-links"`
+	AdvertiseCouriers string   `toml:"advertise-couriers"`
+	ListenNodes       string   `toml:"listen-nodes"`
+	ListenLinks       string   `toml:"listen-links"`
+	Replicas          int      `toml:"replicas"`
+	NATSURL           string   `toml:"nats-url"`
+	NATSCredentials   string   `toml:"nats-credentials"`
+	NATSCA            string   `toml:"nats-ca"`
 
 	Drain      duration `toml:"drain"`
 	DrainTo    string   `toml:"drain-to"`
@@ -115,6 +116,7 @@ func (s *hubSettings) flags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.Credential, "credential", s.Credential, "file that makes this machine a node (default: \"cluster\" in --root)")
 	flags.StringVar(&s.Advertise, "advertise", s.Advertise, "address at which other nodes find this one (default: that of --join which is this machine's)")
 	flags.StringVar(&s.AdvertiseLinks, "advertise-links", s.AdvertiseLinks, "the same for what nodes carry for couriers (default: the port after that)")
+	flags.StringVar(&s.AdvertiseCouriers, "advertise-couriers", s.AdvertiseCouriers, "address at which couriers find this node and no other: those of a node that drains go there")
 	flags.StringVar(&s.ListenNodes, "listen-nodes", s.ListenNodes, "address to listen on for other nodes (default: that of --advertise; all if it is a name)")
 	flags.StringVar(&s.ListenLinks, "listen-links", s.ListenLinks, "the same for what nodes carry for couriers (default: the port after that)")
 	flags.IntVar(&s.Replicas, "replicas", s.Replicas, "how many nodes hold everything: 1, 3 or 5 (default: 3; 1 if there are fewer nodes)")
