@@ -33,6 +33,7 @@ type hub struct {
 	peer    *secretstack.Peer // the connection by which the app is reached; nil: it is not
 	bell    chan struct{}     // closed, and replaced, when there is reason to look into the mailbox
 	moved   string            // where the hub has said that it is; empty: where the configuration says
+	second  bool              // that place is tried second, the next time
 }
 
 // session is a connection to a hub that we have made.
@@ -77,22 +78,23 @@ func (h *hub) run(ctx context.Context) {
 	})
 }
 
-// dial connects to where the hub has said it is to be found, once, or else where the configuration says. The hub proves
-// its key in either place.
+// dial connects to where the hub has said it is to be found, or else where the configuration says, until the app is published:
+// the hub may not be able to do that at once in either place. It proves its key in both. They take turns in being the first.
 func (h *hub) dial(ctx context.Context) (*secretstack.Peer, error) {
 	h.c.mu.Lock()
-	moved := h.moved
-	h.moved = ""
+	first, second := h.address, h.moved
+	if second != "" && !h.second {
+		first, second = second, first
+	}
+	h.second = !h.second
 	h.c.mu.Unlock()
 	h.update(func(s *Status) { s.Retry = time.Time{} })
-	if moved != "" {
-		p, err := h.c.app.Connect(ctx, moved)
-		if err == nil || ctx.Err() != nil {
-			return p, err
-		}
-		h.c.log.Info("hubclient: the hub is not where it said it would be", "hub", h.key.Short(), "err", err)
+	p, err := h.c.app.Connect(ctx, first)
+	if err == nil || ctx.Err() != nil || second == "" {
+		return p, err
 	}
-	return h.c.app.Connect(ctx, h.address)
+	h.c.log.Info("hubclient: the hub is not where it said it would be, or was", "hub", h.key.Short(), "err", err)
+	return h.c.app.Connect(ctx, second)
 }
 
 // use publishes the app over a connection, and stays until it is of no use any more.
@@ -265,7 +267,7 @@ func (h *hub) move(n native.Notice) error {
 		h.c.log.Warn("hubclient: the hub names an address that is none", "hub", h.key.Short(), "err", err)
 	}
 	h.c.mu.Lock()
-	h.moved = address
+	h.moved, h.second = address, false
 	h.c.mu.Unlock()
 	h.c.log.Info("hubclient: the hub is about to end", "hub", h.key.Short(), "elsewhere", multiserver.Redacted(address), "text", n.Text)
 	return &stay.Again{After: n.Pause()}
@@ -312,7 +314,7 @@ func (h *hub) publish(ctx context.Context, p *secretstack.Peer) error {
 		}
 	}
 	h.c.mu.Lock()
-	h.peer = p
+	h.peer, h.moved = p, ""
 	h.c.mu.Unlock()
 	h.update(func(s *Status) { s.Online, s.Retry = true, time.Time{} })
 	return nil

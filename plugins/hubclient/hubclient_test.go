@@ -398,6 +398,35 @@ func TestAHubThatDrainsIsFollowedAtOnce(t *testing.T) {
 	})
 }
 
+// TestAPlaceThatCannotServeYetIsTriedAgain: other nodes may need some seconds when one leaves them.
+func TestAPlaceThatCannotServeYetIsTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, w world) {
+		hub := w.hub(t, "old")
+		key := identity(t, "alice").Public()
+		_, c := w.courier(t, "alice", "", hubclient.Config{Hubs: at(hub.address("old"))})
+		await(t, c, "online", online)
+		leaves, old := hub.app, hub.peer(key)
+		hub.start(w, "new")
+		hub.set(func(f *fakeHub) {
+			f.refuse = (&native.Error{Code: native.Unavailable, RetryAfter: time.Second}).ForPeer()
+		})
+		if err := notify(t, old, native.Notice{Type: native.NoticeDrain, Address: hub.address("new")}); err != nil {
+			t.Fatal(err)
+		}
+		if err := leaves.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		await(t, c, "refused", func(s hubclient.Status) bool { return native.CodeOf(s.Err) == native.Unavailable })
+		time.Sleep(10 * time.Second)
+		hub.set(func(f *fakeHub) { f.refuse = nil })
+		began := time.Now()
+		await(t, c, "online", online)
+		if took := time.Since(began); took > 30*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
 func TestAHubThatDrainsIsComeBackToWhenItSays(t *testing.T) {
 	bubble(t, func(t *testing.T, w world) {
 		hub := w.hub(t, "hub")
