@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -51,15 +53,56 @@ func (c *cluster) told(root string) (s hub.ControlStatus) {
 	return s
 }
 
-// TestANodeDrainsAndAnotherFallsSilent: couriers of the one are led to another by that one's own address, and a tunnel to the
-// other, whose reader takes nothing, ends.
+// otherVersions builds a program whose nodes speak the version that is in the environment.
+func otherVersions(t *testing.T) (program string) {
+	t.Helper()
+	const file, here = "../../hub/cluster/config.go", "const version = 1\n"
+	text, err := os.ReadFile(file)
+	if err != nil || !strings.Contains(string(text), here) {
+		t.Fatalf("the version is not where it was: %v", err)
+	}
+	dir := t.TempDir()
+	program = filepath.Join(dir, "secretstack")
+	changed := strings.Replace(string(text), here, "var version, _ = strconv.Atoi(os.Getenv(\""+speaks+"\"))\n", 1)
+	changed = strings.Replace(changed, "import (", "import (\n\t\"os\"\n\t\"strconv\"\n", 1)
+	place, err := filepath.Abs(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{place: filepath.Join(dir, "config.go")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "config.go"), changed)
+	write(t, filepath.Join(dir, "overlay.json"), string(overlay))
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-overlay", filepath.Join(dir, "overlay.json"), "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return program
+}
+
+// speaks names the version that a program of otherVersions speaks, in the environment.
+const speaks = "SECRETSTACK_TEST_NODE_VERSION"
+
+// TestANodeDrainsAndAnotherFallsSilent, among nodes of two versions: couriers of the one are led to another by that one's own
+// address, and a tunnel to the other, whose reader takes nothing, ends. A node of a third version is refused.
 func TestANodeDrainsAndAnotherFallsSilent(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
+	program := otherVersions(t)
 	ports := []string{"8433", "8443", "8453"}
+	launch := func(i int, version string) *process {
+		args := strings.Fields(strings.TrimPrefix(c.lines[i], "secretstack "))
+		args = append(args, "--json", "--advertise-couriers", ownHost()+":"+ports[i])
+		return startProcess(t, func(_ string, args ...string) *exec.Cmd {
+			cmd := exec.Command("env", append([]string{speaks + "=" + version, program}, args...)...)
+			cmd.Dir = c.dir
+			return cmd
+		}, args...)
+	}
 	var all []*process
-	for i, port := range ports {
-		all = append(all, c.launch(i, "--advertise-couriers", ownHost()+":"+port))
+	for i, version := range []string{"1", "2", "1"} {
+		all = append(all, launch(i, version))
 	}
 	for i, p := range all {
 		c.nodes[i] = attend(t, p, ownHost())
@@ -87,6 +130,16 @@ func TestANodeDrainsAndAnotherFallsSilent(t *testing.T) {
 	c.nodes[0].signal(syscall.SIGTERM)
 	eventually("the courier is at another node", func() bool { return c.told("two").Native+c.told("three").Native == 1 })
 	await(t, courier, "there with its id", func(s hubclient.Status) bool { return s.Online && s.ID == id })
+
+	// Two versions at once are too much, and one node does not speak with that.
+	late := launch(0, "3")
+	eventually("the status of that node tells of it", func() bool {
+		return strings.HasPrefix(c.told("three").Cluster.Nodes[0].State(), "refused: its version")
+	})
+	if code := late.wait(); code != exitFailed || !strings.Contains(late.errs.String(), `"hub-3" speaks version 1 and this node 3: one step at a time`) {
+		t.Errorf("a node of a version that is too new ends with %d, %s", code, late.errs.String())
+	}
+	c.nodes[2].says("a node is of a version that does not work with this one")
 
 	// One who says more than the other takes, and both nodes in between hold what is on its way.
 	var said atomic.Int64
@@ -125,6 +178,7 @@ func TestANodeDrainsAndAnotherFallsSilent(t *testing.T) {
 	stopped := time.Now()
 	eventually("the node that is left has no tunnel", func() bool { return c.told("two").Tunnels == 0 })
 	t.Logf("the tunnel has ended after %v", time.Since(stopped).Round(time.Millisecond))
+	_ = c.nodes[2].cmd.Process.Kill() // nothing has to wait for it
 	var err error
 	for err == nil {
 		_, err = tunnel.Recv(t.Context())

@@ -22,6 +22,9 @@ func (s Status) reasons() []string {
 	case s.Registry.Err != nil:
 		reasons = append(reasons, "the registry cannot write; the log says why")
 	}
+	if s.Cluster != nil && s.Cluster.odd() {
+		reasons = append(reasons, "the version of this node does not work with that of any other: nothing is carried between them")
+	}
 	return append(reasons, s.Problems...)
 }
 

@@ -24,6 +24,21 @@ type Cluster struct {
 	Traffic NodeTraffic `json:"traffic"`
 }
 
+// odd reports whether there are other nodes, and the version of none works with that of the one that is asked.
+func (c *Cluster) odd() bool {
+	others := false
+	for _, n := range c.Nodes {
+		if n.Self || !n.Seen {
+			continue
+		}
+		if !n.Refused {
+			return false
+		}
+		others = true
+	}
+	return others
+}
+
 // NodeTraffic counts what a node has had to do with others since it started.
 type NodeTraffic struct {
 	Asked       uint64 `json:"asked"`       // questions about couriers that were put to other nodes

@@ -49,6 +49,34 @@ func TestMetricsTellOfTheNodes(t *testing.T) {
 	}
 }
 
+func TestANodeWhoseVersionWorksWithNoOtherSaysSo(t *testing.T) {
+	for name, c := range map[string]struct {
+		refused []int
+		want    int
+	}{
+		"all work":    {nil, http.StatusOK},
+		"one works":   {[]int{1}, http.StatusOK},
+		"none works":  {[]int{1, 2}, http.StatusServiceUnavailable},
+		"none is odd": {[]int{0}, http.StatusOK}, // the node itself is none of the others
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.hub.set(func(h *fakeHub) {
+				h.status.Cluster = threeNodes()
+				h.status.Cluster.Nodes[2].Seen = true
+				for _, i := range c.refused {
+					h.status.Cluster.Nodes[i].Refused = true
+				}
+			})
+			got := w.get(t, "/readyz")
+			said := strings.Contains(got.Body.String(), "the version of this node does not work with that of any other")
+			if got.Code != c.want || said != (c.want != http.StatusOK) {
+				t.Errorf("%d %s", got.Code, got.Body)
+			}
+		})
+	}
+}
+
 func TestANodeThatIsCutOffSaysSoAndServes(t *testing.T) {
 	w := newWorld(t)
 	w.hub.set(func(h *fakeHub) {
