@@ -19,6 +19,7 @@ import (
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub"
 	"github.com/secretstack/secretstack/internal/rooms"
+	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/plugins/hubclient"
 )
@@ -53,6 +54,46 @@ func (c *cluster) told(root string) (s hub.ControlStatus) {
 	return s
 }
 
+// fromTwoToThree opens a circuit and begins a request through the second node, to couriers at the third. It gives their ends.
+func (c *cluster) fromTwoToThree(eventually func(what string, ok func() bool)) (circuit, visited <-chan struct{}) {
+	c.t.Helper()
+	asked := make(chan struct{})
+	carol, _ := c.nodes[2].appAt(hubclient.Plugin(hubclient.Config{
+		Hubs: []hubclient.Hub{{Address: c.nodes[2].address()}},
+		Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			close(asked)
+			<-r.Context().Done()
+		}),
+	}))
+	client, _ := secretstack.Find[*hubclient.Client](carol)
+	url := await(c.t, client, "online", isOnline).URL
+	bob, _ := c.nodes[1].appAt(hubclient.Plugin(hubclient.Config{}))
+	parsed, err := multiserver.Parse(c.nodes[1].address())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	address, err := hubclient.CircuitAddress(parsed[0], carol.ID())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var p *secretstack.Peer
+	eventually("a circuit", func() bool {
+		p, err = bob.Connect(c.t.Context(), address.String())
+		return err == nil
+	})
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		c.nodes[1].visit(url)
+	}()
+	select {
+	case <-asked:
+	case <-time.After(time.Minute):
+		c.t.Fatal("the request does not arrive")
+	}
+	return p.Done(), over
+}
+
 // otherVersions builds a program whose nodes speak the version that is in the environment.
 func otherVersions(t *testing.T) (program string) {
 	t.Helper()
@@ -85,7 +126,7 @@ func otherVersions(t *testing.T) (program string) {
 const speaks = "SECRETSTACK_TEST_NODE_VERSION"
 
 // TestANodeDrainsAndAnotherFallsSilent, among nodes of two versions: couriers of the one are led to another by that one's own
-// address, and a tunnel to the other, whose reader takes nothing, ends. A node of a third version is refused.
+// address, and what goes to the other ends: a circuit, a request, and a tunnel whose reader takes nothing. A node of a third version is refused.
 func TestANodeDrainsAndAnotherFallsSilent(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
@@ -169,6 +210,7 @@ func TestANodeDrainsAndAnotherFallsSilent(t *testing.T) {
 	if s := c.told("two").Cluster; s.TunnelsOut != 1 || s.TunnelsIn != 0 {
 		t.Errorf("%d tunnels of visitors and %d of attendants are counted", s.TunnelsOut, s.TunnelsIn)
 	}
+	circuit, visited := c.fromTwoToThree(eventually)
 	for before := int64(-1); before != said.Load(); time.Sleep(200 * time.Millisecond) {
 		before = said.Load()
 	}
@@ -178,6 +220,13 @@ func TestANodeDrainsAndAnotherFallsSilent(t *testing.T) {
 	stopped := time.Now()
 	eventually("the node that is left has no tunnel", func() bool { return c.told("two").Tunnels == 0 })
 	t.Logf("the tunnel has ended after %v", time.Since(stopped).Round(time.Millisecond))
+	for what, ended := range map[string]<-chan struct{}{"a circuit": circuit, "a request": visited} {
+		select {
+		case <-ended:
+		case <-time.After(20 * time.Second): // the courier may take a minute for its answer
+			t.Errorf("%s to the node does not end", what)
+		}
+	}
 	_ = c.nodes[2].cmd.Process.Kill() // nothing has to wait for it
 	var err error
 	for err == nil {
