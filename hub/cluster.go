@@ -245,7 +245,7 @@ func (h *Hub) clusterStatus(stored *registry.ClusterStatus) *admin.Cluster {
 	for _, m := range h.Nodes() {
 		nodes[m.Node] = &admin.Node{
 			Name: m.Node, Self: m.Self, Seen: true, Refused: !m.Works, Release: m.Release, Couriers: m.Couriers, Peers: m.Peers,
-			Draining: m.Draining, Silent: m.Silent.Seconds(),
+			Draining: m.Draining, Silent: m.Silent.Seconds(), Skew: m.Skew.Seconds(),
 		}
 	}
 	for _, r := range stored.Replicas {

@@ -131,6 +131,9 @@ func clusterWords(c *admin.Cluster) string {
 	return c.Name
 }
 
+// clockSkew is from when on it is said that the clocks of two nodes differ: an answer may be under way for a while.
+const clockSkew = 5 * time.Second
+
 // nodeLines tells of each node what it does, how much, and how far behind it is.
 func nodeLines(nodes []admin.Node) (lines []string) {
 	widest := 0
@@ -144,6 +147,9 @@ func nodeLines(nodes []admin.Node) (lines []string) {
 		}
 		if n.Seen {
 			words = append(words, counted(n.Couriers, "courier"), counted(n.Peers, "peer"))
+		}
+		if skew := time.Duration(n.Skew * float64(time.Second)).Round(time.Second); skew.Abs() > clockSkew {
+			words = append(words, "its clock differs by "+skew.String())
 		}
 		if n.Lag > 0 {
 			words = append(words, counted(int(n.Lag), "write")+" behind")

@@ -19,22 +19,22 @@ type collector struct {
 	hub       Hub
 	admission *admission.Admission
 
-	ready, draining, started                    *prometheus.Desc
-	couriers                                    *prometheus.Desc
-	pools, sockets, waiting, requests           *prometheus.Desc
-	tunnels                                     *prometheus.Desc
-	unproved, accepted, turnedAway              *prometheus.Desc
-	circuits, circuitEvents, circuitBytes       *prometheus.Desc
-	records, retired, writes, failures          *prometheus.Desc
-	writable, freeDisk                          *prometheus.Desc
-	certificate                                 *prometheus.Desc
-	rules, invites, members, limited, evicted   *prometheus.Desc
-	mailboxes, envelopes, mailBytes, mailEvents *prometheus.Desc
-	nodes, majority                             *prometheus.Desc
-	nodeCouriers, nodePeers, nodeSilent         *prometheus.Desc
-	replicaLag, replicaCurrent                  *prometheus.Desc
-	nodeCircuits, nodeTunnels                   *prometheus.Desc
-	nodeQuestions, nodeLinks                    *prometheus.Desc
+	ready, draining, started                      *prometheus.Desc
+	couriers                                      *prometheus.Desc
+	pools, sockets, waiting, requests             *prometheus.Desc
+	tunnels                                       *prometheus.Desc
+	unproved, accepted, turnedAway                *prometheus.Desc
+	circuits, circuitEvents, circuitBytes         *prometheus.Desc
+	records, retired, writes, failures            *prometheus.Desc
+	writable, freeDisk                            *prometheus.Desc
+	certificate                                   *prometheus.Desc
+	rules, invites, members, limited, evicted     *prometheus.Desc
+	mailboxes, envelopes, mailBytes, mailEvents   *prometheus.Desc
+	nodes, majority                               *prometheus.Desc
+	nodeCouriers, nodePeers, nodeSilent, nodeSkew *prometheus.Desc
+	replicaLag, replicaCurrent                    *prometheus.Desc
+	nodeCircuits, nodeTunnels                     *prometheus.Desc
+	nodeQuestions, nodeLinks                      *prometheus.Desc
 }
 
 func newCollector(hub Hub, a *admission.Admission) *collector {
@@ -79,6 +79,7 @@ func newCollector(hub Hub, a *admission.Admission) *collector {
 		nodeCouriers:   desc("node_couriers", "Couriers that are connected to a node, as it says.", "node"),
 		nodePeers:      desc("node_peers", "Connections with a proven key at a node, as it says.", "node"),
 		nodeSilent:     desc("node_silent_seconds", "How long a node has said nothing.", "node"),
+		nodeSkew:       desc("node_clock_skew_seconds", "How much the clock of a node is ahead of this one's.", "node"),
 		replicaLag:     desc("replica_lag", "Writes to the registry that a node does not have yet.", "node"),
 		replicaCurrent: desc("replica_current", "1 when a node has all records, or nearly.", "node"),
 		nodeCircuits:   desc("node_circuits", "Open circuits across nodes: out, the visitor is here; in, the courier is.", "direction"),
@@ -183,6 +184,7 @@ func (c *collector) collectNodes(m sink, st *Cluster) {
 			m.gauge(c.nodeCouriers, float64(n.Couriers), n.Name)
 			m.gauge(c.nodePeers, float64(n.Peers), n.Name)
 			m.gauge(c.nodeSilent, n.Silent, n.Name)
+			m.gauge(c.nodeSkew, n.Skew, n.Name)
 		}
 		if n.Holds {
 			m.gauge(c.replicaLag, float64(n.Lag), n.Name)

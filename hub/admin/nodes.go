@@ -61,6 +61,7 @@ type Node struct {
 	Peers    int     `json:"peers"`             // connections with a proven key
 	Draining bool    `json:"draining,omitempty"`
 	Silent   float64 `json:"silent"` // seconds since it was heard
+	Skew     float64 `json:"skew"`   // seconds by which its clock is ahead of that of the node that is asked
 
 	Leads   bool   `json:"leads,omitempty"`   // it puts writes in their order
 	Holds   bool   `json:"holds,omitempty"`   // it holds the records

@@ -18,7 +18,7 @@ func threeNodes() *admin.Cluster {
 		Name: "eu", Node: "hub-1", CircuitsOut: 4, CircuitsIn: 5, TunnelsOut: 6, TunnelsIn: 7,
 		Nodes: []admin.Node{
 			{Name: "hub-1", Self: true, Seen: true, Release: "1.2.3", Couriers: 7, Peers: 9, Holds: true, Current: true},
-			{Name: "hub-2", Seen: true, Couriers: 1, Peers: 2, Silent: 0.5, Holds: true, Current: true, Leads: true},
+			{Name: "hub-2", Seen: true, Couriers: 1, Peers: 2, Silent: 0.5, Skew: -600, Holds: true, Current: true, Leads: true},
 			{Name: "hub-3", Holds: true, Lag: 12},
 		},
 		Traffic: admin.NodeTraffic{Asked: 9, Offline: 3, Unanswered: 1, LinksOpened: 20, LinksFailed: 2, LinksTaken: 30},
@@ -34,6 +34,7 @@ func TestMetricsTellOfTheNodes(t *testing.T) {
 	lines := w.scrape(t)
 	for _, want := range []string{
 		`nodes 2`, `nodes_majority 1`, `node_couriers{node="hub-1"} 7`, `node_peers{node="hub-2"} 2`, `node_silent_seconds{node="hub-2"} 0.5`,
+		`node_clock_skew_seconds{node="hub-2"} -600`,
 		`replica_lag{node="hub-3"} 12`, `replica_current{node="hub-3"} 0`, `replica_current{node="hub-1"} 1`,
 		`node_circuits{direction="out"} 4`, `node_circuits{direction="in"} 5`,
 		`node_tunnels{direction="out"} 6`, `node_tunnels{direction="in"} 7`,

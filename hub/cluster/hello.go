@@ -14,7 +14,8 @@ import (
 type hello struct {
 	Version int    `json:"version"`
 	Release string `json:"release,omitempty"`
-	Run     string `json:"run,omitempty"` // another text for each process
+	Run     string `json:"run,omitempty"`  // another text for each process
+	Time    int64  `json:"time,omitempty"` // by its clock, in ms since 1970
 	Place
 	Load
 }
@@ -23,7 +24,8 @@ type hello struct {
 type other struct {
 	hello
 	heard   time.Time
-	refused bool // it has been said that its version does not fit
+	skew    time.Duration // how much its clock is ahead of this node's
+	refused bool          // it has been said that its version does not fit
 }
 
 // Member is a node as this one sees it.
@@ -35,6 +37,7 @@ type Member struct {
 	Self    bool
 	Works   bool          // its version works with this one's
 	Silent  time.Duration // how long it has said nothing
+	Skew    time.Duration // how much its clock is ahead of this node's, give or take how long its words are under way
 }
 
 // Members lists the nodes that have been heard of lately, by name, this one included.
@@ -51,6 +54,7 @@ func (n *Node) Members() []Member {
 		}
 		members = append(members, Member{
 			Place: o.Place, Load: o.Load, Version: o.Version, Release: o.Release, Works: n.cfg.works(o.Version), Silent: silent,
+			Skew: o.skew,
 		})
 	}
 	n.mu.Unlock()
@@ -116,13 +120,18 @@ func (n *Node) greet() {
 	}
 }
 
+// hello is what this node says of itself now.
+func (n *Node) hello() ([]byte, error) {
+	return json.Marshal(hello{n.cfg.version, n.cfg.Release, n.self, time.Now().UnixMilli(), n.place(), n.cfg.Load()})
+}
+
 // sayHello tells everybody, or one who has asked.
 func (n *Node) sayHello(to string) {
 	conn, _ := n.cfg.Bus.Conn()
 	if conn == nil {
 		return
 	}
-	data, err := json.Marshal(hello{n.cfg.version, n.cfg.Release, n.self, n.place(), n.cfg.Load()})
+	data, err := n.hello()
 	if err != nil {
 		return
 	}
@@ -157,14 +166,33 @@ func (n *Node) note(h hello) {
 		return
 	}
 	o := &other{hello: h, heard: time.Now(), refused: !n.cfg.works(h.Version)}
+	if h.Time != 0 {
+		o.skew = time.UnixMilli(h.Time).Sub(o.heard)
+	}
 	n.others[h.Node] = o
 	n.mu.Unlock()
+	n.compareClocks(o, before)
 	if o.Draining && (before == nil || !before.Draining) {
 		n.cfg.Drains()
 	}
 	if o.refused && (before == nil || !before.refused) {
 		n.cfg.Logger.Error("cluster: a node is of a version that does not work with this one: nothing is carried between the two",
 			"node", h.Node, "version", h.Version, "own version", n.cfg.version)
+	}
+}
+
+// maxSkew is from when on it is said that the clocks of two nodes differ. What couriers of Secrez sign is good for a minute.
+const maxSkew = 10 * time.Second
+
+// compareClocks says that the clock of another node differs from this one's, and that it does no more.
+func (n *Node) compareClocks(now, before *other) {
+	differ, differed := now.skew.Abs() > maxSkew, before != nil && before.skew.Abs() > maxSkew
+	switch {
+	case differ && !differed:
+		n.cfg.Logger.Warn("cluster: the clock of another node differs from this one's: set them right, by NTP",
+			"node", now.Node, "ahead", now.skew.Round(time.Second))
+	case differed && !differ:
+		n.cfg.Logger.Info("cluster: the clock of another node agrees with this one's again", "node", now.Node)
 	}
 }
 
@@ -177,7 +205,7 @@ func (n *Node) meet(ctx context.Context) error {
 	if conn == nil {
 		return ErrUnreachable
 	}
-	data, err := json.Marshal(hello{n.cfg.version, n.cfg.Release, n.self, n.place(), n.cfg.Load()})
+	data, err := n.hello()
 	if err != nil {
 		return err
 	}
