@@ -170,13 +170,16 @@ func someone(t *testing.T, n int) *keys.Identity {
 }
 
 // registration is the URL with which an identity registers by the v1 API.
-func (p *hubProcess) registration(id *keys.Identity) string {
+func (p *hubProcess) registration(id *keys.Identity) string { return p.registrationAt(id, time.Now()) }
+
+// registrationAt is registration, signed at a time.
+func (p *hubProcess) registrationAt(id *keys.Identity, at time.Time) string {
 	account, err := secrez.FromIdentity(id)
 	if err != nil {
 		p.t.Error(err)
 		return ""
 	}
-	signed, err := account.SignPayload(map[string]any{"id": 0}, time.Now())
+	signed, err := account.SignPayload(map[string]any{"id": 0}, at)
 	if err != nil {
 		p.t.Error(err)
 		return ""

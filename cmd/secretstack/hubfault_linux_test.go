@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -27,16 +26,19 @@ import (
 type farNodes struct {
 	*netns.Star
 	*cluster
-	roots [3]string
-	here  string // the address of this machine that leads to the nodes
+	roots  [3]string
+	scene  farScene
+	clocks [3]time.Duration // how much each node's clock is ahead
+	config string           // the nodes' configuration file, if they have one
+	here   string           // the address of this machine that leads to the nodes
 
 	mu    sync.Mutex
 	given map[secrez.ID]*keys.Identity // what was acknowledged
 	next  int                          // number of the next owner
 }
 
-// farPort is the port of a node, here and there.
-func farPort(i int) string { return fmt.Sprint(8433 + 10*i) }
+// port is the port of a node, here and there; no other scene has it.
+func (f *farNodes) port(i int) string { return fmt.Sprint(8433 + 100*int(f.scene) + 10*i) }
 
 // farHost is the address of a node's machine.
 func farHost(i int) string { return fmt.Sprintf("10.77.%d.2", i+1) }
@@ -48,19 +50,15 @@ const (
 	killed farScene = iota + 1
 	cutOff
 	diskFull
+	acknowledged
+	clocksWrong
 )
-
-// here is an address of this machine that no other test has, nor another scene.
-func (s farScene) here() string {
-	pid := os.Getpid()
-	return fmt.Sprintf("127.%d.%d.%d", int(s)*64+pid>>16&63, pid>>8&255, pid&255)
-}
 
 func newFarNodes(t *testing.T, scene farScene) *farNodes {
 	t.Helper()
 	t.Parallel()
 	f := &farNodes{
-		here: scene.here(),
+		here: ownHost(), scene: scene,
 		Star: netns.New(t, 3), cluster: &cluster{t: t, dir: shortDir(t), nodes: make([]*hubProcess, 3)}, given: map[secrez.ID]*keys.Identity{},
 	}
 	f.on(0, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
@@ -104,7 +102,7 @@ func (f *farNodes) on(host int, name string, args ...string) {
 // front leads what connects here to a node.
 func (f *farNodes) front(i int) {
 	f.t.Helper()
-	ln, err := net.Listen("tcp", f.here+":"+farPort(i))
+	ln, err := net.Listen("tcp", f.here+":"+f.port(i))
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -116,7 +114,7 @@ func (f *farNodes) front(i int) {
 			if err != nil {
 				return
 			}
-			all.Go(func() { f.lead(near, farHost(i)+":"+farPort(i)) })
+			all.Go(func() { f.lead(near, farHost(i)+":"+f.port(i)) })
 		}
 	})
 }
@@ -149,13 +147,37 @@ func (f *farNodes) start(which ...int) {
 	}
 	all := map[int]*process{}
 	for _, i := range which {
-		all[i] = startProcess(f.t, func(name string, args ...string) *exec.Cmd { return f.Command(i+1, name, args...) },
-			"hub", "--json", "-a", farHost(i), "-p", farPort(i), "-d", "hub.test", "--root", f.roots[i], "--node", fmt.Sprintf("hub-%d", i+1),
-			"--cluster", "eu", "--join", strings.Join(join, ","), "--advertise", join[i])
+		args := []string{
+			"hub", "--json", "-a", farHost(i), "-p", f.port(i), "-d", "hub.test", "--root", f.roots[i], "--node", fmt.Sprintf("hub-%d", i+1),
+			"--cluster", "eu", "--join", strings.Join(join, ","), "--advertise", join[i],
+		}
+		if f.config != "" {
+			args = append(args, "--config", f.config)
+		}
+		all[i] = startProcess(f.t, func(name string, args ...string) *exec.Cmd {
+			if f.clocks[i] != 0 {
+				name, args = "env", append([]string{"SECRETSTACK_TEST_CLOCK=" + f.clocks[i].String(), name}, args...)
+			}
+			return f.Command(i+1, name, args...)
+		}, args...)
 	}
 	for i, p := range all {
 		f.nodes[i] = attend(f.t, p, f.here)
 	}
+}
+
+// mend puts the cable of a node right that was cut.
+func (f *farNodes) mend(i int) {
+	f.t.Helper()
+	f.Mend(i + 1)
+	f.on(i+1, "ip", "route", "replace", "default", "via", f.HubAddress(i+1)) // it goes with the cable
+}
+
+// configure writes the nodes' configuration file. In it, there is no bound to how much one address may ask for.
+func (f *farNodes) configure(more string) {
+	f.t.Helper()
+	f.config = filepath.Join(f.dir, "hub.toml")
+	write(f.t, f.config, "[limits.admission]\nexempt = [\"10.77.0.0/16\"]\n"+more)
 }
 
 // part keeps what two sides send from each other. Each node can still be reached from here. It gives the way to undo that.
@@ -179,9 +201,15 @@ func (f *farNodes) part(lone int) (heal func()) {
 // ask registers at a node, once, and reports whether that was acknowledged.
 func (f *farNodes) ask(i int, id *keys.Identity, patience time.Duration) bool {
 	f.t.Helper()
+	return f.askAt(f.nodes[i], id, patience)
+}
+
+// askAt is ask for a node that may be replaced meanwhile by one at the same place.
+func (f *farNodes) askAt(p *hubProcess, id *keys.Identity, patience time.Duration) bool {
+	f.t.Helper()
 	var answer struct{ ID secrez.ID }
 	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
-	status, err := getJSON(client, f.nodes[i].registration(id), &answer)
+	status, err := getJSON(client, p.registration(id), &answer)
 	if err != nil || status != http.StatusOK {
 		return false
 	}
@@ -354,8 +382,7 @@ func TestANodeIsCutOff(t *testing.T) {
 	f.more(1, 2)
 	f.reached(2, there)
 	f.eventually("the node that is cut off says so", func() bool { return strings.Contains(f.problem(0), "majority") })
-	f.Mend(1)
-	f.on(1, "ip", "route", "replace", "default", "via", f.HubAddress(1)) // it goes with the cable
+	f.mend(0)
 	f.more(0, 1, 2)
 	f.whole(0, 1, 2)
 	f.reached(2, here)
