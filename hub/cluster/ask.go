@@ -78,6 +78,7 @@ func (n *Node) Ask(ctx context.Context, as Role, key keys.PublicKey, body []byte
 	return Place{}, nil, err
 }
 
+// ask is one attempt of Ask.
 func (n *Node) ask(ctx context.Context, whom presence, body []byte) (a answer, err error) {
 	if n.life.Err() != nil {
 		return a, ErrClosed
@@ -86,9 +87,12 @@ func (n *Node) ask(ctx context.Context, whom presence, body []byte) (a answer, e
 	if conn == nil {
 		return a, ErrUnreachable
 	}
-	data, err := json.Marshal(question{n.cfg.version, body})
-	if err != nil || len(body) > maxQuestion {
+	if len(body) > maxQuestion {
 		return a, errors.New("cluster: the question is too long")
+	}
+	data, err := json.Marshal(question{n.cfg.version, body})
+	if err != nil {
+		return a, fmt.Errorf("cluster: ask: %w", err)
 	}
 	waiting, cancel := context.WithTimeout(ctx, n.cfg.Limits.AskTimeout)
 	defer cancel()
@@ -104,13 +108,18 @@ func (n *Node) ask(ctx context.Context, whom presence, body []byte) (a answer, e
 	if err := json.Unmarshal(m.Data, &a); err != nil {
 		return a, fmt.Errorf("%w: its answer is malformed", ErrUnreachable)
 	}
-	if !n.cfg.works(a.Version) {
-		return a, versionError(a.Place.Node, a.Version, n.cfg.version)
+	return a, n.objection(a.Place.Node, a.Version, a.Refusal)
+}
+
+// objection says why an answer is none that helps: of a version that does not work with this one's, or a refusal. Nil: it helps.
+func (n *Node) objection(node string, version int, r Refusal) error {
+	if !n.cfg.works(version) {
+		return versionError(node, version, n.cfg.version)
 	}
-	if a.Refusal != "" {
-		return a, meaning(a.Refusal)
+	if r != "" {
+		return meaning(r)
 	}
-	return a, nil
+	return nil
 }
 
 func versionError(node string, theirs, ours int) error {
@@ -154,7 +163,7 @@ func (n *Node) answer(m *nats.Msg) {
 	}
 	switch {
 	case err != nil || len(q.Body) > maxQuestion:
-		n.reply(m, nil, "malformed")
+		n.reply(m, nil, refusedMalformed)
 		return
 	case !n.cfg.works(q.Version):
 		n.reply(m, nil, refusedVersion)

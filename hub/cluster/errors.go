@@ -26,6 +26,9 @@ const (
 	refusedVersion Refusal = "cluster:version"
 	refusedBusy    Refusal = "cluster:busy"
 	refusedAway    Refusal = "cluster:away"
+
+	refusedMalformed Refusal = "malformed"
+	refusedFailed    Refusal = "failed"
 )
 
 // meaning gives the error for a refusal that has come from another node.
@@ -50,5 +53,5 @@ func refusalOf(err error) Refusal {
 	case errors.Is(err, ErrOffline):
 		return refusedAway
 	}
-	return "failed" // what is behind it is this node's own business
+	return refusedFailed // what is behind it is this node's own business
 }

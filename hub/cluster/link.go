@@ -11,15 +11,19 @@ import (
 	"sync"
 	"time"
 
+	"github.com/secretstack/secretstack/internal/pause"
 	"github.com/secretstack/secretstack/multiserver"
 )
 
-// A link begins with the secret handshake, or resumes what another one has begun, see resume.go. In box streams, each after its length (4 bytes, big endian), the node that has
-// connected sends a request and the other an answer, both JSON. With Bare in the request, the node that has connected then sends
-// one byte, go, outside of the box streams, and what follows is outside of them too. Neither side sends anything ahead of
-// what it waits for, so that no byte is read by the wrong layer.
+// A link begins with the secret handshake, or resumes what another one has begun: see resume.go. In box streams, each after its
+// length (4 bytes, big endian), the node that has connected sends a request and the other an answer, both JSON. With Bare in the
+// request, the node that has connected then sends goByte outside of the box streams, and what follows is outside of them too.
+// Neither side sends anything ahead of what it waits for, so that no byte is read by the wrong layer. See docs/PROTOCOL.md §15.4.
 
 const goByte = 'G'
+
+// longestMessage bounds a request and an answer, bytes: a body of maxQuestion grows by a third in JSON.
+const longestMessage = 2 * maxQuestion
 
 // A linkRequest opens a link.
 type linkRequest struct {
@@ -63,35 +67,23 @@ func (n *Node) dial(ctx context.Context, to Place, body []byte, bare bool) (net.
 	if err != nil {
 		return nil, nil, n.unreachable(ctx, to, err)
 	}
-	stop := context.AfterFunc(opening, func() { _ = raw.SetDeadline(longAgo()) })
-	a, err := request(conn, linkRequest{n.cfg.version, n.cfg.Name, n.self, n.cfg.Advertise, bare, body, !resumed})
-	if err == nil && !resumed {
+	a, err := request(opening, raw, conn, linkRequest{n.cfg.version, n.cfg.Name, n.self, n.cfg.Advertise, bare, body, !resumed})
+	if err != nil {
+		_ = raw.Close()
+		return nil, nil, n.unreachable(ctx, to, err)
+	}
+	if !resumed {
 		n.tickets.keep(to.Key, a.Ticket, time.Now())
 	}
-	if err == nil && bare && a.Refusal == "" {
-		_, err = raw.Write([]byte{goByte})
+	life := n.partner(to, a.Run)
+	if err := n.objection(to.Node, a.Version, a.Refusal); err != nil {
+		_ = raw.Close()
+		return nil, nil, err
 	}
-	if !stop() && err == nil {
-		err = opening.Err()
-	}
-	var life context.Context
-	if err == nil {
-		life = n.partner(to, a.Run)
-	}
-	switch {
-	case err != nil:
-		err = n.unreachable(ctx, to, err)
-	case !n.cfg.works(a.Version):
-		err = versionError(to.Node, a.Version, n.cfg.version)
-	case a.Refusal != "":
-		err = meaning(a.Refusal)
-	case bare:
+	if bare {
 		return raw, life, nil
-	default:
-		return conn, life, nil
 	}
-	_ = raw.Close()
-	return nil, nil, err
+	return conn, life, nil
 }
 
 // connect connects to a node and lets it prove its key: by a handshake, or with a ticket from an earlier one.
@@ -126,12 +118,23 @@ func (n *Node) unreachable(ctx context.Context, to Place, err error) error {
 	return fmt.Errorf("%w: %q: %w", ErrUnreachable, to.Node, err)
 }
 
-func request(conn io.ReadWriter, r linkRequest) (a linkAnswer, err error) {
-	if err := writeJSON(conn, r); err != nil {
-		return a, err
+// request asks for a link and waits for the answer. On a bare link that it gets it says go.
+func request(ctx context.Context, raw net.Conn, conn io.ReadWriter, r linkRequest) (a linkAnswer, err error) {
+	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(longAgo()) })
+	if err = writeJSON(conn, r); err == nil {
+		err = readJSON(conn, &a)
 	}
-	return a, readJSON(conn, &a)
+	if err == nil && r.Bare && a.Refusal == "" {
+		_, err = raw.Write([]byte{goByte})
+	}
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	return a, err
 }
+
+// acceptPause is for others to close files, when there are too many.
+const acceptPause = 100 * time.Millisecond
 
 // accept takes links until the node is closed.
 func (n *Node) accept() {
@@ -142,11 +145,7 @@ func (n *Node) accept() {
 				return
 			}
 			n.cfg.Logger.Warn("cluster: accept a link", "err", err)
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-n.life.Done():
-				return
-			}
+			_ = pause.Sleep(n.life, acceptPause)
 			continue
 		}
 		n.admit(raw)
@@ -271,7 +270,7 @@ func readJSON(r io.Reader, v any) error {
 		return err
 	}
 	size := binary.BigEndian.Uint32(head[:])
-	if size > 2*maxQuestion {
+	if size > longestMessage {
 		return errors.New("cluster: the message is too long")
 	}
 	body := make([]byte, size)

@@ -36,6 +36,7 @@ type Node struct {
 
 	mu        sync.Mutex
 	published map[presence]bool                     // guarded by mu
+	telling   bool                                  // the bus is told of what changes; guarded by mu
 	changed   []change                              // of published, not yet told to the bus; guarded by mu
 	others    map[string]*other                     // by name; guarded by mu
 	partners  map[[keys.PublicKeySize]byte]*partner // by the key of the node; guarded by mu
@@ -173,6 +174,7 @@ func (n *Node) serve(conn *nats.Conn, changed <-chan struct{}, subscribed func()
 			_ = sub.Unsubscribe()
 		}
 	}()
+	defer n.rest()
 	todo := n.all()
 	for {
 		for _, c := range todo {
@@ -231,12 +233,19 @@ func (n *Node) tell(conn *nats.Conn, subs map[presence]*nats.Subscription, c cha
 func (n *Node) all() []change {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.changed = nil
+	n.telling, n.changed = true, nil
 	all := make([]change, 0, len(n.published))
 	for p := range n.published {
 		all = append(all, change{p, true})
 	}
 	return all
+}
+
+// rest forgets what has changed: the next connection is told everything, and until there is one nothing must pile up.
+func (n *Node) rest() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.telling, n.changed = false, nil
 }
 
 // take gives what has changed since.
@@ -262,7 +271,7 @@ func (n *Node) set(p presence, here bool) {
 	} else {
 		delete(n.published, p)
 	}
-	if !same {
+	if !same && n.telling {
 		n.changed = append(n.changed, change{p, here})
 	}
 	n.mu.Unlock()

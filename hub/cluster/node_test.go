@@ -216,9 +216,19 @@ func TestNothingIsLeftOfANodeThatIsGone(t *testing.T) {
 	theirs.connect() // it comes back by itself, with what has changed meanwhile
 	found(t, a, courier)
 	theirs.cut()
+	eventually(t, "the node notices", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return !b.telling
+	})
 	other := identity(t, "other").Public()
 	b.Withdraw(Courier, courier)
 	b.Publish(Courier, other)
+	b.mu.Lock()
+	if n := len(b.changed); n > 0 {
+		t.Errorf("%d changes are kept for a bus that may be away for days", n)
+	}
+	b.mu.Unlock()
 	theirs.connect()
 	found(t, a, other)
 	gone(t, a, courier)

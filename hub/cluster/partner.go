@@ -21,23 +21,29 @@ const mostPatience = 5 * time.Second
 
 // partner gives the life of a process that has just been met over a link. The node's process before it has gone.
 func (n *Node) partner(place Place, run string) context.Context {
+	p, before := n.met(place, run)
+	if before != nil {
+		before.end()
+	}
+	return p.life
+}
+
+// met gives a partner, and the process in whose place it has come; nil: none.
+func (n *Node) met(place Place, run string) (p, before *partner) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	key := place.Key.Array()
-	before := n.partners[key]
+	before = n.partners[key]
 	if before != nil && before.run == run {
 		if place.Address != "" {
 			before.place = place
 		}
-		return before.life
+		return before, nil
 	}
-	if before != nil {
-		defer before.end() // what it ends runs in goroutines of its own
-	}
-	p := &partner{place: place, run: run}
+	p = &partner{place: place, run: run}
 	p.life, p.end = context.WithCancel(n.life)
 	n.partners[key] = p
-	return p.life
+	return p, before
 }
 
 // watch ends the lives of processes that have gone.
@@ -82,16 +88,23 @@ func (n *Node) visit(p *partner) {
 	if err == nil {
 		_ = conn.Close()
 	}
+	if n.visited(p, isAnswer(err)) {
+		p.end()
+		n.cfg.Logger.Warn("cluster: a node has gone: links to it are ended", "node", place.Node, "err", err)
+	}
+}
+
+// visited takes in whether a partner has answered, and reports whether it has gone without another process in its place.
+func (n *Node) visited(p *partner, answered bool) (gone bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	p.asked = false
-	key := place.Key.Array()
-	if isAnswer(err) || n.life.Err() != nil || n.partners[key] != p {
-		return // it is there, or another process has come in its place
+	key := p.place.Key.Array()
+	if answered || n.life.Err() != nil || n.partners[key] != p {
+		return false
 	}
 	delete(n.partners, key)
-	defer p.end()
-	n.cfg.Logger.Warn("cluster: a node has gone: links to it are ended", "node", place.Node, "err", err)
+	return true
 }
 
 // isAnswer reports whether there was somebody who answered.

@@ -101,7 +101,7 @@ func (t *tickets) keep(node keys.PublicKey, raw []byte, now time.Time) {
 	t.got[node.Array()] = one
 }
 
-// for gives what resumes a link to a node; nil if there is nothing.
+// of gives what resumes a link to a node; nil if there is nothing.
 func (t *tickets) of(node keys.PublicKey, now time.Time) *ticket {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -111,6 +111,7 @@ func (t *tickets) of(node keys.PublicKey, now time.Time) *ticket {
 	return nil
 }
 
+// forget drops a ticket that is of no use, unless there is a newer one.
 func (t *tickets) forget(one *ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -184,6 +185,7 @@ func (n *Node) prove(ctx context.Context, raw net.Conn) (*multiserver.Conn, erro
 	return n.shs.Server(ctx, begun)
 }
 
+// resumed is prove for a link that begins with resumeMagic, which has been read.
 func (n *Node) resumed(raw net.Conn) (*multiserver.Conn, error) {
 	var hello struct {
 		name  [ticketName]byte
