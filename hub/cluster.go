@@ -25,6 +25,7 @@ import (
 	"github.com/secretstack/secretstack/hub/native"
 	"github.com/secretstack/secretstack/hub/registry"
 	"github.com/secretstack/secretstack/hub/vhost"
+	"github.com/secretstack/secretstack/internal/pause"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
 )
@@ -73,13 +74,17 @@ func (c *Cluster) check() error {
 		return fmt.Errorf("%w: Cluster.Credential: a node needs one", ErrConfig)
 	case c.Name == "":
 		return fmt.Errorf("%w: Cluster.Name: a node needs a name of its own", ErrConfig)
-	}
-	for _, address := range []string{c.Links, c.Listen} {
-		if _, _, err := net.SplitHostPort(address); err != nil && (address != "" || c.URL == "" || address == c.Links) {
-			return fmt.Errorf("%w: Cluster: %q is no address such as 192.0.2.1:8435", ErrConfig, address)
-		}
+	case !hasPort(c.Links):
+		return fmt.Errorf("%w: Cluster.Links: %q is no address such as 192.0.2.1:8436", ErrConfig, c.Links)
+	case !hasPort(c.Listen) && (c.Listen != "" || c.URL == ""):
+		return fmt.Errorf("%w: Cluster.Listen: %q is no address such as 192.0.2.1:8435", ErrConfig, c.Listen)
 	}
 	return nil
+}
+
+func hasPort(address string) bool {
+	_, _, err := net.SplitHostPort(address)
+	return err == nil
 }
 
 // same reports whether another configuration makes the same node.
@@ -104,17 +109,18 @@ type nodes struct {
 	telling sync.Mutex // puts what is told of one courier in order
 
 	mu        sync.Mutex
-	elsewhere map[circuit.TokenName]*ticket               // circuits that other nodes have
-	web       map[[keys.PublicKeySize]byte]*remoteCourier // couriers at other nodes that were visited lately
+	elsewhere map[circuit.TokenName]*ticket               // circuits that other nodes have; guarded by mu
+	web       map[[keys.PublicKeySize]byte]*remoteCourier // couriers at other nodes that were visited lately; guarded by mu
 }
 
-// NodeName tells what the node is called whose data folder is dir. Empty: there is none yet.
+// NodeName tells what the node is called whose data folder is dir. Empty: there is none yet. Its error is why the folder cannot be
+// read.
 func NodeName(dir string) (string, error) {
 	text, err := os.ReadFile(filepath.Join(dir, nodeNameFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("hub: the node's name: %w", err)
 	}
-	return strings.TrimSpace(string(text)), err
+	return strings.TrimSpace(string(text)), nil
 }
 
 // rememberNode sees that a data folder is always the same node's: the engine takes another name for another node.
@@ -122,13 +128,16 @@ func rememberNode(dir, name string) error {
 	before, err := NodeName(dir)
 	switch {
 	case err != nil:
-		return fmt.Errorf("hub: %w", err)
-	case before == "":
-		err = os.WriteFile(filepath.Join(dir, nodeNameFile), []byte(name+"\n"), 0o600)
-	case before != name:
+		return err
+	case before == name:
+		return nil
+	case before != "":
 		return fmt.Errorf("%w: Cluster.Name: the data folder is that of node %q, not of %q", ErrConfig, before, name)
 	}
-	return err
+	if err := os.WriteFile(filepath.Join(dir, nodeNameFile), []byte(name+"\n"), 0o600); err != nil {
+		return fmt.Errorf("hub: the node's name: %w", err)
+	}
+	return nil
 }
 
 // registryCluster is the registry's part of the configuration of a node.
@@ -137,11 +146,11 @@ func (h *Hub) registryCluster() (*registry.Cluster, error) {
 	if c == nil {
 		return nil, nil
 	}
-	var config *tls.Config
-	var err error
 	if err := rememberNode(h.cfg.Dir, c.Name); err != nil {
 		return nil, err
 	}
+	var config *tls.Config
+	var err error
 	h.nodes.identity, err = keys.LoadOrCreate(filepath.Join(h.cfg.Dir, nodeSecretFile), keys.FileOptions{})
 	if err == nil {
 		config, err = c.Credential.TLS(h.nodes.identity, c.Name)
@@ -190,6 +199,9 @@ func (h *Hub) openCluster(ctx context.Context) error {
 	return err
 }
 
+// openRetry is how long opening rests after a failure.
+const openRetry = time.Second
+
 // patiently tries again what the other nodes can make fail: another one may have gone meanwhile.
 func (h *Hub) patiently(open func(context.Context) error) func(context.Context) error {
 	if h.cfg.Cluster == nil {
@@ -201,9 +213,7 @@ func (h *Hub) patiently(open func(context.Context) error) func(context.Context) 
 				return err
 			}
 			h.log.Warn("hub: waiting for the other nodes", "err", err)
-			select {
-			case <-time.After(time.Second):
-			case <-ctx.Done():
+			if !pause.Sleep(ctx, openRetry) {
 				return err
 			}
 		}
@@ -267,10 +277,10 @@ func (h *Hub) clusterStatus(stored *registry.ClusterStatus) *admin.Cluster {
 	return c
 }
 
+// load is what this node tells the others of itself. It is asked for several times a second.
 func (h *Hub) load() cluster.Load {
-	l := cluster.Load{
-		Couriers: len(h.directory.published()), Peers: len(h.directory.all()), Draining: h.isDraining(), Room: h.roomMark(),
-	}
+	couriers, peers := h.directory.counts()
+	l := cluster.Load{Couriers: couriers, Peers: peers, Draining: h.isDraining(), Room: h.roomMark()}
 	if !l.Draining {
 		l.Public = h.cfg.Cluster.Public
 	}

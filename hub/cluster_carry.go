@@ -102,25 +102,21 @@ func (h *Hub) connectElsewhere(ctx context.Context, visitor, key keys.PublicKey)
 type ticket struct {
 	token circuit.Token
 	at    cluster.Place
+	ends  time.Time
 }
 
 // expect remembers where a token is good, for as long as that is. It reports false when there are too many.
 func (h *Hub) expect(t circuit.Token, at cluster.Place, lifetime time.Duration) bool {
-	name := t.Name()
+	now := time.Now()
 	h.nodes.mu.Lock()
 	defer h.nodes.mu.Unlock()
 	if len(h.nodes.elsewhere) >= mostElsewhere {
+		maps.DeleteFunc(h.nodes.elsewhere, func(_ circuit.TokenName, old *ticket) bool { return now.After(old.ends) })
+	}
+	if len(h.nodes.elsewhere) >= mostElsewhere {
 		return false
 	}
-	one := &ticket{t, at}
-	h.nodes.elsewhere[name] = one
-	time.AfterFunc(lifetime, func() {
-		h.nodes.mu.Lock()
-		defer h.nodes.mu.Unlock()
-		if h.nodes.elsewhere[name] == one {
-			delete(h.nodes.elsewhere, name)
-		}
-	})
+	h.nodes.elsewhere[t.Name()] = &ticket{t, at, now.Add(lifetime)}
 	return true
 }
 
@@ -134,7 +130,7 @@ func (h *Hub) redeem(t circuit.Token) (at cluster.Place, known bool) {
 		return at, false
 	}
 	delete(h.nodes.elsewhere, name)
-	return one.at, true
+	return one.at, time.Now().Before(one.ends)
 }
 
 // circuitElsewhere takes a connection over that presents the token of a circuit at another node.
@@ -211,7 +207,7 @@ type linked struct {
 	forget func() bool
 }
 
-// Close closes it before.
+// Close closes it earlier.
 func (l *linked) Close() error {
 	l.forget()
 	return l.Conn.Close()
@@ -232,6 +228,11 @@ func (h *Hub) courierElsewhere(ctx context.Context, key keys.PublicKey) (*remote
 	if c.streams, err = vhost.NewStreams(cfg); err != nil {
 		return nil, err
 	}
+	return h.keepWeb(key, c)
+}
+
+// keepWeb remembers a courier at another node with its unused connections, or gives the one that is remembered.
+func (h *Hub) keepWeb(key keys.PublicKey, c *remoteCourier) (*remoteCourier, error) {
 	h.nodes.mu.Lock()
 	defer h.nodes.mu.Unlock()
 	if known := h.nodes.web[key.Array()]; known != nil {

@@ -41,8 +41,8 @@ type roomOf struct {
 
 // roomMark is another text whenever others are in this node's room; empty while nobody is.
 func (h *Hub) roomMark() string {
-	here, revision := h.room.Here()
-	if len(here) == 0 || h.isDraining() {
+	here, revision := h.room.CountHere()
+	if here == 0 || h.isDraining() {
 		return ""
 	}
 	return fmt.Sprintf("%x-%d", h.started.UnixNano(), revision)
@@ -201,9 +201,7 @@ func (t *tunnelHalf) Recv(ctx context.Context) (v muxrpc.Value, err error) {
 	defer context.AfterFunc(ctx, func() { _ = t.conn.SetReadDeadline(time.Unix(1, 0)) })()
 	header, body, err := t.in.Next()
 	switch {
-	case err != nil:
-		return v, errLinkLost
-	case header.Goodbye(), !header.Type.Valid():
+	case err != nil, header.Goodbye(), !header.Type.Valid():
 		return v, errLinkLost
 	case !header.End:
 		return muxrpc.Value{Kind: header.Type, Bytes: t.in.Detach()}, nil

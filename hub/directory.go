@@ -173,6 +173,13 @@ func (d *directory) courier(key keys.PublicKey) *session {
 	return d.couriers[key.Array()]
 }
 
+// counts returns how many couriers are reached, and how many connections there are.
+func (d *directory) counts() (couriers, connections int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.couriers), len(d.sessions)
+}
+
 // all returns the connections that there are.
 func (d *directory) all() []*session {
 	d.mu.Lock()

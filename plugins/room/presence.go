@@ -36,6 +36,7 @@ type presence struct {
 	snapshot *state                          // of seq; nil when not made yet
 	left     map[*secretstack.Peer]time.Time // when sessions have left, for as long as they rest
 	here     uint64                          // counts the changes of who has sessions here
+	locals   int                             // attendants who have
 }
 
 type attendant struct {
@@ -104,6 +105,7 @@ func (p *presence) announce(session *secretstack.Peer) {
 	a := p.join(session.Key().Array())
 	if len(a.sessions) == 0 {
 		p.here++
+		p.locals++
 	}
 	if !slices.Contains(a.sessions, session) {
 		a.sessions = append(a.sessions, session)
@@ -153,12 +155,20 @@ func (p *presence) setElsewhere(all [][32]byte) {
 func (p *presence) local() (all [][32]byte, revision uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	all = make([][32]byte, 0, p.locals)
 	for key, a := range p.present {
 		if len(a.sessions) > 0 {
 			all = append(all, key)
 		}
 	}
 	return all, p.here
+}
+
+// countLocal returns how many local would return, and the number.
+func (p *presence) countLocal() (n int, revision uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.locals, p.here
 }
 
 // retire takes back what announce did because the session asks for it. It has to rest then.
@@ -199,6 +209,7 @@ func (p *presence) remove(session *secretstack.Peer) bool {
 	a.sessions = slices.DeleteFunc(a.sessions, func(s *secretstack.Peer) bool { return s == session })
 	if len(a.sessions) == 0 {
 		p.here++
+		p.locals--
 		p.part(key, a)
 	}
 	return true

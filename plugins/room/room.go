@@ -149,6 +149,9 @@ func (r *Room) Has(key keys.PublicKey) bool { return r.presence.session(key.Arra
 // changes.
 func (r *Room) Here() ([][keys.PublicKeySize]byte, uint64) { return r.presence.local() }
 
+// CountHere returns how many Here would return, and the same number, without a list of them.
+func (r *Room) CountHere() (int, uint64) { return r.presence.countLocal() }
+
 // SetElsewhere says who is in the other parts of the room. They are shown to all, and reached by Config.Elsewhere.
 func (r *Room) SetElsewhere(all [][keys.PublicKeySize]byte) { r.presence.setElsewhere(all) }
 
