@@ -53,8 +53,6 @@ type Limits struct {
 	MaxPerTarget int
 	// MaxPendingPerKey is how many of one key, on either side, may wait for their ends. Zero: 128.
 	MaxPendingPerKey int
-	// MaxAccounts is how many keys without a circuit are remembered with what passed. Zero: 16384.
-	MaxAccounts int
 
 	// Setup is how long both ends may take to come once they were offered a circuit. Zero: 15 s.
 	Setup time.Duration
@@ -72,7 +70,7 @@ func (l Limits) withDefaults() Limits {
 		value int
 	}{
 		{&l.Max, 16384}, {&l.MaxPending, 4096}, {&l.MaxPerVisitor, 1024}, {&l.MaxPerTarget, 4096},
-		{&l.MaxPendingPerKey, 128}, {&l.MaxAccounts, 16384},
+		{&l.MaxPendingPerKey, 128},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value
@@ -156,7 +154,7 @@ func New(cfg Config) *Table {
 	t := &Table{
 		cfg: cfg, limits: limits, log: cfg.Logger,
 		doors: map[circuit.TokenName]*door{}, pairs: map[*pair]struct{}{}, arriving: map[net.Conn]struct{}{},
-		accounts: newAccounts(limits.MaxAccounts),
+		accounts: accounts{},
 	}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)

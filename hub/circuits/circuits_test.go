@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -247,39 +248,36 @@ func TestTheMemoryOfFailedCircuitsIsBounded(t *testing.T) {
 	})
 }
 
-func TestWhatKeysUseIsCounted(t *testing.T) {
-	table := newTable(t, Config{Limits: Limits{MaxAccounts: 2}})
+func TestWhatPassesIsCountedAndNothingIsKeptOfKeysWithoutCircuits(t *testing.T) {
+	table := newTable(t, Config{})
 	address := serve(t, table)
 	v1, t1 := enter(t, address, offer(t, table, "v", "t"))
 	wantPassed(t, v1, t1, "12345")
 	v2, t2 := enter(t, address, offer(t, table, "v", "t"))
 	wantPassed(t, t2, v2, "123")
-	offer(t, table, "v", "other")
-	counted := func(visits int) bool {
-		u := table.UsageOf(key(t, "v"))
-		return u.Visits == visits && u.Visited == 0 && u.Circuits == 2 && u.Sent == 5 && u.Received == 3
+	pending := offer(t, table, "v", "other")
+	counted := func(open int) bool { return table.Stats().Bytes == 8 && table.Stats().Open == open }
+	eventually(t, "the bytes are counted", func() bool { return counted(2) })
+	accounts := func() accounts {
+		table.mu.Lock()
+		defer table.mu.Unlock()
+		return maps.Clone(table.accounts)
 	}
-	eventually(t, "the bytes are counted", func() bool { return counted(3) })
+	if v, other := accounts().of(key(t, "v")), accounts().of(key(t, "other")); v != (account{visits: 3, pending: 1}) || other != (account{visited: 1, pending: 1}) {
+		t.Errorf("%+v, %+v", v, other)
+	}
 	v1.Close()
 	t1.Close()
-	eventually(t, "the first circuit is over", func() bool { return counted(2) })
-	if target, other := table.UsageOf(key(t, "t")), table.UsageOf(key(t, "other")); target.Sent != 3 || target.Received != 5 || other.Circuits != 0 {
-		t.Errorf("%+v, %+v", target, other)
+	eventually(t, "the first circuit is over", func() bool { return counted(1) })
+	if a := accounts().of(key(t, "t")); a != (account{visited: 1}) {
+		t.Errorf("%+v", a)
 	}
 	v2.Close()
 	t2.Close()
-	eventually(t, "all is over", func() bool { return table.Stats().Open == 0 })
-	for _, name := range []string{"a", "b", "c"} {
-		offer(t, table, name, "other").Refuse(circuit.Refused)
-	}
-	table.mu.Lock()
-	remembered := len(table.accounts.byKey)
-	table.mu.Unlock()
-	if remembered != 4 { // two at rest, and the two whose circuit is pending
-		t.Errorf("%d keys are remembered", remembered)
-	}
-	if u := table.UsageOf(key(t, "v")); u.Circuits != 2 || u.Sent != 5 {
-		t.Errorf("the key with a pending circuit was forgotten: %+v", u)
+	eventually(t, "all is over", func() bool { return counted(0) })
+	pending.Refuse(circuit.Refused)
+	if left := accounts(); len(left) > 0 {
+		t.Errorf("%d keys are kept", len(left))
 	}
 }
 

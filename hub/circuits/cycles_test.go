@@ -158,7 +158,7 @@ func TestTenThousandCyclesLeaveNothing(t *testing.T) {
 func cycles(t *testing.T, n int) {
 	t.Helper()
 	const workers = 16
-	table := New(Config{Limits: Limits{Setup: time.Second, Preamble: time.Second, MaxPending: n, MaxPendingPerKey: n, MaxAccounts: 1}})
+	table := New(Config{Limits: Limits{Setup: time.Second, Preamble: time.Second, MaxPending: n, MaxPendingPerKey: n}})
 	address, stop := listen(t, table)
 	defer stop()
 	var next atomic.Int64

@@ -75,9 +75,9 @@ func (t *Table) room(visitor, target keys.PublicKey) error {
 	switch {
 	case t.closed:
 		return ErrClosed
-	case from.Visits >= t.limits.MaxPerVisitor, from.pending >= t.limits.MaxPendingPerKey:
+	case from.visits >= t.limits.MaxPerVisitor, from.pending >= t.limits.MaxPendingPerKey:
 		return ErrVisitorLimit
-	case to.Visited >= t.limits.MaxPerTarget, to.pending >= t.limits.MaxPendingPerKey:
+	case to.visited >= t.limits.MaxPerTarget, to.pending >= t.limits.MaxPendingPerKey:
 		return ErrTargetLimit
 	case len(t.pairs) >= t.limits.Max, t.pending >= t.limits.MaxPending:
 		return ErrFull
