@@ -399,7 +399,7 @@ func (h *Hub) follow(ctx context.Context, try func() error) error {
 		err := try()
 		switch {
 		case errors.Is(err, cluster.ErrUnreachable), errors.Is(err, nodeDraining):
-		case errors.Is(err, cluster.ErrOffline) && h.nodes.node.Draining():
+		case errors.Is(err, cluster.ErrOffline) && h.nodes.node.Draining(ctx):
 		default:
 			return err
 		}
@@ -409,9 +409,7 @@ func (h *Hub) follow(ctx context.Context, try func() error) error {
 		if time.Now().After(until) {
 			return err
 		}
-		select {
-		case <-time.After(drainRetry):
-		case <-ctx.Done():
+		if !pause.Sleep(ctx, drainRetry) {
 			return err
 		}
 	}

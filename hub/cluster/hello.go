@@ -64,8 +64,8 @@ func (n *Node) Members() []Member {
 
 // Draining reports whether another node has said lately that it is about to end. A node says so before it gives anybody up, so who
 // was told that somebody is offline, and asks afterwards, is told of a node that had him.
-func (n *Node) Draining() bool {
-	n.listened()
+func (n *Node) Draining(ctx context.Context) bool {
+	n.listened(ctx)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, o := range n.others {
@@ -96,13 +96,19 @@ func (n *Node) listen() {
 	}
 }
 
-// listened waits until everything was heard that has come.
-func (n *Node) listened() {
+// listened waits until everything was heard that has come, or ctx ends.
+func (n *Node) listened(ctx context.Context) {
 	heard := make(chan struct{})
 	select {
 	case n.catchUp <- heard:
-		<-heard
 	case <-n.life.Done():
+		return
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-heard: // by listen, which is at it
+	case <-ctx.Done():
 	}
 }
 

@@ -265,14 +265,14 @@ func TestWhoIsOfflineWhileANodeDrainsMayBeOnItsWay(t *testing.T) {
 	for range 100 {
 		draining.Store(false)
 		b.Announce()
-		eventually(t, "nobody drains", func() bool { return !a.Draining() })
+		eventually(t, "nobody drains", func() bool { return !a.Draining(t.Context()) })
 		b.Publish(Courier, courier)
 		found(t, a, courier)
 		draining.Store(true)
 		b.Announce()
 		b.Withdraw(Courier, courier)
 		gone(t, a, courier)
-		if !a.Draining() {
+		if !a.Draining(t.Context()) {
 			t.Fatal("a courier is offline, and nobody knows that its node drains")
 		}
 	}
