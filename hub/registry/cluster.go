@@ -147,7 +147,7 @@ func hostPort(address string) (host string, port int, err error) {
 	return host, port, nil
 }
 
-// rightFolder sees that the data folder is of the kind that the configuration takes it for.
+// rightFolder sees that the data folder is of the kind that the configuration takes it for, and makes a node's part of it.
 func (c Config) rightFolder() error {
 	alone, err := exists(filepath.Join(c.Dir, engineFolder))
 	if err != nil {

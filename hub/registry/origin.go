@@ -84,21 +84,21 @@ func sumArchive(path string) (sum [sha256.Size]byte, info Archive, err error) {
 	}
 	defer func() { _ = f.Close() }()
 	u, info, err := newUnarchiver(f)
-	for err == nil {
-		var kind byte
-		var body, before []byte
-		if kind, body, before, err = u.next(); err != nil {
-			break
-		}
-		switch kind {
-		case frameMessage:
+	if err != nil {
+		return sum, info, err
+	}
+	for {
+		kind, body, before, err := u.next()
+		switch {
+		case err != nil:
+			return sum, info, err
+		case kind == frameMessage:
 			u.messages++
-		case frameEnd:
+		case kind == frameEnd:
 			info.Messages = u.messages
 			return [sha256.Size]byte(u.sum.Sum(nil)), info, u.end(body, before, info.Hub)
 		}
 	}
-	return sum, info, err
 }
 
 // errOrigin says that the cluster does not hold all of its origin yet.
@@ -203,11 +203,13 @@ type carrier struct {
 
 func (c *carrier) carry(ctx context.Context, from io.Reader) error {
 	u, info, err := newUnarchiver(from)
-	for err == nil {
-		var kind byte
-		var body, before []byte
-		if kind, body, before, err = u.next(); err != nil {
-			break
+	if err != nil {
+		return err
+	}
+	for {
+		kind, body, before, err := u.next()
+		if err != nil {
+			return err
 		}
 		switch kind {
 		case frameStream:
@@ -217,13 +219,15 @@ func (c *carrier) carry(ctx context.Context, from io.Reader) error {
 		case frameMessage:
 			err = c.message(ctx, u, body)
 		case frameEnd:
-			if err = c.written(ctx, u.stream); err == nil {
-				err = u.end(body, before, info.Hub)
+			if err = c.written(ctx, u.stream); err != nil {
+				return err
 			}
+			return u.end(body, before, info.Hub)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	return err
 }
 
 // stream opens a stream of the archive in the cluster, or makes it.

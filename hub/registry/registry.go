@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/secretstack/secretstack/hub/registry/claim"
+	"github.com/secretstack/secretstack/internal/pause"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
 )
@@ -243,9 +244,8 @@ func (r *Registry) read(ctx context.Context, n *run, last uint64) error {
 			return err
 		}
 		r.cfg.Logger.Warn("registry: reading the log", "err", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(readPause):
+		if !pause.Sleep(ctx, readPause) {
+			return err
 		}
 	}
 }
