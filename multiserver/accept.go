@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net"
 	"time"
+
+	"github.com/secretstack/secretstack/internal/pause"
 )
 
 // acceptLoop hands connections to handle, which must not wait for a peer, until
@@ -25,20 +27,8 @@ func acceptLoop(ctx context.Context, ln interface{ Accept() (net.Conn, error) },
 		}
 		backoff = min(max(2*backoff, 5*time.Millisecond), time.Second)
 		logger.Warn("accepting connections failed", "err", err, "retry", backoff)
-		if !sleep(ctx, backoff) {
+		if !pause.Sleep(ctx, backoff) {
 			return
 		}
-	}
-}
-
-// sleep waits for d and reports whether ctx is still alive.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/hub/registry"
+	"github.com/secretstack/secretstack/internal/pause"
 	"github.com/secretstack/secretstack/keys"
 )
 
@@ -206,9 +207,7 @@ func (m *Mailboxes) recount() {
 		}
 		<-m.stillness() // writes are bounded
 		for !m.recounted() {
-			select {
-			case <-time.After(recountPause):
-			case <-m.life.Done():
+			if !pause.Sleep(m.life, recountPause) {
 				return
 			}
 		}

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"math/rand/v2"
 	"time"
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub/native"
+	"github.com/secretstack/secretstack/internal/pause"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/muxrpc"
@@ -72,15 +72,15 @@ func (c *Client) Mail(ctx context.Context, hub keys.PublicKey) iter.Seq[[]Mail] 
 		if err != nil {
 			return
 		}
-		for pause := c.cfg.RetryMin; ctx.Err() == nil; {
+		for retry := c.cfg.RetryMin; ctx.Err() == nil; {
 			p, bell := h.mailbox()
-			wait := mailEvery/2 + rand.N(mailEvery)
+			wait := pause.Jitter(mailEvery)
 			if p != nil {
 				left, err := h.fetch(ctx, p, yield)
 				if left {
 					return
 				}
-				wait, pause = h.nextLook(err, wait, pause)
+				wait, retry = h.nextLook(err, wait, retry)
 			}
 			timer := time.NewTimer(wait)
 			select {
@@ -94,15 +94,15 @@ func (c *Client) Mail(ctx context.Context, hub keys.PublicKey) iter.Seq[[]Mail] 
 }
 
 // nextLook says when to look into a mailbox again that has been looked into, unless something comes before.
-func (h *hub) nextLook(err error, usual, pause time.Duration) (wait, next time.Duration) {
+func (h *hub) nextLook(err error, usual, retry time.Duration) (wait, next time.Duration) {
 	switch refusal, refused := errors.AsType[*native.Error](err); {
 	case err == nil, muxrpc.IsDenied(err):
 		return usual, h.c.cfg.RetryMin
 	case refused && refusal.RetryAfter > 0:
-		return refusal.RetryAfter, pause
+		return refusal.RetryAfter, retry
 	}
-	h.c.log.Info("hubclient: the mailbox at the hub cannot be read", "hub", h.key.Short(), "err", err, "retry", pause)
-	return pause/2 + rand.N(pause), min(2*pause, h.c.cfg.RetryMax)
+	h.c.log.Info("hubclient: the mailbox at the hub cannot be read", "hub", h.key.Short(), "err", err, "retry", retry)
+	return pause.Jitter(retry), min(2*retry, h.c.cfg.RetryMax)
 }
 
 // Acknowledge lets the hub forget mail that the app has. All must be from the same hub.
@@ -187,7 +187,7 @@ func said(ctx context.Context, err error) error {
 
 // keepAllowed tells the hub who may leave mail, whenever that changes, as long as the connection is used.
 func (h *hub) keepAllowed(ctx context.Context, p *secretstack.Peer) {
-	for pause := h.c.cfg.RetryMin; ctx.Err() == nil; {
+	for retry := h.c.cfg.RetryMin; ctx.Err() == nil; {
 		h.c.mu.Lock()
 		wanted, changed := h.c.allowed, h.c.allowing
 		h.c.mu.Unlock()
@@ -198,11 +198,11 @@ func (h *hub) keepAllowed(ctx context.Context, p *secretstack.Peer) {
 			case muxrpc.IsDenied(err):
 				return // it knows nothing of mailboxes
 			case err == nil:
-				pause = h.c.cfg.RetryMin
+				retry = h.c.cfg.RetryMin
 			case ctx.Err() == nil:
 				h.c.log.Warn("hubclient: the hub does not take the list of who may leave mail", "hub", h.key.Short(), "err", err)
-				again = time.After(max(pause/2+rand.N(pause), retryAfter(err)))
-				pause = min(2*pause, h.c.cfg.RetryMax)
+				again = time.After(max(pause.Jitter(retry), retryAfter(err)))
+				retry = min(2*retry, h.c.cfg.RetryMax)
 			}
 		}
 		select {
