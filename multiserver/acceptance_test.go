@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	msnet "github.com/secretstack/secretstack/multiserver/net"
@@ -98,7 +99,7 @@ func overEach(t *testing.T, test func(t *testing.T, s suite)) {
 	t.Helper()
 	for name, s := range suites(t) {
 		t.Run(name, func(t *testing.T) {
-			noLeaks(t)
+			testkit.LeakCheckOf(t, "secretstack/multiserver")
 			test(t, s)
 		})
 	}
@@ -196,7 +197,7 @@ func TestErrorsHaveThePeersAddressOverEachTransport(t *testing.T) {
 	overEach(t, func(t *testing.T, s suite) {
 		config := shsConfig(t, "alice")
 		config.Authorize = func(context.Context, keys.PublicKey, string) (any, error) { return nil, errors.New("not you") }
-		var logged syncBuffer
+		var logged testkit.Buffer
 		opts := s.options(multiserver.SHS(config))
 		opts.Logger = logTo(&logged)
 		server := listening(t, opts)
@@ -256,7 +257,7 @@ func TestWhoeverSpeaksSomethingElseIsCutOffOverEachTransport(t *testing.T) {
 }
 
 func TestMultiListensAndConnectsOverNetAndWebSocket(t *testing.T) {
-	noLeaks(t)
+	testkit.LeakCheckOf(t, "secretstack/multiserver")
 	in := []multiserver.Incoming{{Transform: "shs", Host: "127.0.0.1"}}
 	out := []multiserver.Outgoing{{Transform: "shs"}}
 	transports := []multiserver.Transport{msnet.New(msnet.Options{}), ws.New(ws.Options{})}
@@ -342,7 +343,7 @@ func TestExternalHostsAreAdvertisedInThePublicScope(t *testing.T) {
 }
 
 func TestDifferentHostsForDifferentScopes(t *testing.T) {
-	noLeaks(t)
+	testkit.LeakCheckOf(t, "secretstack/multiserver")
 	s := listening(t, multiserver.Options{
 		Transports: []multiserver.Transport{msnet.New(msnet.Options{})},
 		Transforms: []multiserver.Transform{shsFor(t, "alice")},

@@ -10,11 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
@@ -244,50 +241,3 @@ func collect(conns chan<- *multiserver.Conn) func(*multiserver.Conn) {
 
 // logTo returns a logger whose text can be read.
 func logTo(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
-
-// syncBuffer is a bytes.Buffer for several goroutines.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
-// noLeaks fails the test if, at its end, goroutines are left that run code of
-// ours or that a test started. Call it first: it runs after other cleanups.
-func noLeaks(t testing.TB) {
-	t.Helper()
-	t.Cleanup(func() {
-		var left string
-		for range 6000 {
-			if left = ours(); left == "" {
-				return
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-		t.Errorf("goroutines are left:\n%s", left)
-	})
-}
-
-func ours() string {
-	buf := make([]byte, 1<<20)
-	buf = buf[:runtime.Stack(buf, true)]
-	var left []string
-	for i, g := range strings.Split(string(buf), "\n\n") {
-		if i > 0 && strings.Contains(g, "secretstack/multiserver") && !strings.Contains(g, "testing.(*T).Run") &&
-			!strings.Contains(g, "testing.tRunner") {
-			left = append(left, g)
-		}
-	}
-	return strings.Join(left, "\n\n")
-}

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/shs"
@@ -97,7 +98,7 @@ func TestDefectA2HandshakeTimeoutLeavesNothingBehind(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := newMemory()
-				var logged syncBuffer
+				var logged testkit.Buffer
 				opts := memoryOptions(t, m, "alice")
 				opts.Limits.HandshakeTimeout, opts.Logger = test.configured, logTo(&logged)
 				alice := listening(t, opts)
@@ -321,7 +322,7 @@ func TestAuthorizeDecidesAndItsAnswerStaysWithTheConnection(t *testing.T) {
 		opts.Transforms = []multiserver.Transform{multiserver.SHS(config)}
 		conns := make(chan *multiserver.Conn, 1)
 		opts.OnConn = collect(conns)
-		var logged syncBuffer
+		var logged testkit.Buffer
 		opts.Logger = logTo(&logged)
 		alice := listening(t, opts)
 

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/multiserver"
 )
 
@@ -172,7 +173,7 @@ func (c countClose) Close() error {
 }
 
 func TestTheTCPConnectionIsToBeHadOnceNothingWaitsAboveIt(t *testing.T) {
-	noLeaks(t)
+	testkit.LeakCheckOf(t, "secretstack/multiserver")
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

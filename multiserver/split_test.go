@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/multiserver"
 	msnet "github.com/secretstack/secretstack/multiserver/net"
 	"github.com/secretstack/secretstack/multiserver/ws"
@@ -184,7 +185,7 @@ func TestSplitEndsWithItsLastListener(t *testing.T) {
 
 // One port for net, ws and the application's own HTTP.
 func TestNetAndWebSocketShareOnePort(t *testing.T) {
-	noLeaks(t)
+	testkit.LeakCheckOf(t, "secretstack/multiserver")
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -231,7 +232,7 @@ func TestNetAndWebSocketShareOnePort(t *testing.T) {
 }
 
 func TestSplitConnectionsDoWhatTheOnesUnderneathCan(t *testing.T) {
-	noLeaks(t)
+	testkit.LeakCheckOf(t, "secretstack/multiserver")
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

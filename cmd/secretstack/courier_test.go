@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/courier"
+	"github.com/secretstack/secretstack/internal/testkit"
 )
 
 // runMain makes the test program behave as the command, for tests that need a process.
@@ -37,7 +38,7 @@ type home struct {
 	root string
 	stop func()
 	args []string
-	errs *lockedBuffer
+	errs *testkit.Buffer
 }
 
 // shortDir is a folder whose name leaves room for a socket's.
@@ -67,7 +68,7 @@ func (h *home) start() {
 	h.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
-	errs := &lockedBuffer{}
+	errs := &testkit.Buffer{}
 	h.errs = errs
 	done := make(chan int, 1)
 	go func() {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,16 +17,13 @@ import (
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub/native"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
 	"github.com/secretstack/secretstack/secrez"
 )
 
-// ownHost is an address of this machine that no other test has.
-func ownHost() string {
-	pid := os.Getpid()
-	return fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&63, pid>>8&255, pid&255)
-}
+var ownHost = testkit.OwnHost
 
 // documentedNodes are the lines of OPERATING.md that make a cluster on one machine, at our own address.
 func documentedNodes(t *testing.T) (prepare, nodes []string) {

@@ -15,11 +15,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/secretstack/secretstack"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/muxrpc"
 )
@@ -46,7 +46,7 @@ func background(t *testing.T, args ...string) (first []byte) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	r, w := io.Pipe()
-	var errs lockedBuffer
+	var errs testkit.Buffer
 	done := make(chan int, 1)
 	go func() {
 		if os.Getenv(envRoot) == "" && !strings.Contains(strings.Join(args, " "), "--config") {
@@ -68,23 +68,6 @@ func background(t *testing.T, args ...string) (first []byte) {
 	}
 	go io.Copy(io.Discard, r)
 	return line
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // node is what hub and serve print with --json.

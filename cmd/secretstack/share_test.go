@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/secretstack/secretstack/hub"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 )
 
@@ -66,7 +67,7 @@ type process struct {
 	cmd   *exec.Cmd
 	in    io.WriteCloser
 	out   *bufio.Reader
-	errs  lockedBuffer
+	errs  testkit.Buffer
 	ended sync.Once
 	code  int // set by ended
 }

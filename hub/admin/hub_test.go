@@ -18,6 +18,7 @@ import (
 	"github.com/secretstack/secretstack/hub/admin"
 	"github.com/secretstack/secretstack/hub/admission"
 	"github.com/secretstack/secretstack/hub/registry"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
 )
@@ -75,12 +76,12 @@ type world struct {
 	registry  *registry.Registry
 	admission *admission.Admission
 	token     string
-	log       *lockedBuffer
+	log       *testkit.Buffer
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{hub: &fakeHub{}, observer: admin.NewObserver(), log: &lockedBuffer{}}
+	w := &world{hub: &fakeHub{}, observer: admin.NewObserver(), log: &testkit.Buffer{}}
 	identity := newIdentity(t)
 	w.hub.about = admin.About{Version: "1.2.3", Key: identity.Public(), Domain: "hub.example.org"}
 	var err error
@@ -130,23 +131,6 @@ func newIdentity(t *testing.T) *keys.Identity {
 		t.Fatal(err)
 	}
 	return identity
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // ask sends a request that the options have changed.

@@ -1,7 +1,6 @@
 package admission
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -15,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/secretstack/secretstack/hub/registry"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/keys"
 	"github.com/secretstack/secretstack/secrez"
 )
@@ -69,7 +69,7 @@ func rule(tb testing.TB, s string) Rule {
 // A world is what an Admission stands on: buckets in memory and a directory of ids.
 type world struct {
 	rules, invites *memBucket
-	log            *syncBuffer
+	log            *testkit.Buffer
 
 	mu  sync.Mutex
 	ids map[[keys.PublicKeySize]byte]secrez.ID
@@ -77,7 +77,7 @@ type world struct {
 
 func newWorld() *world {
 	return &world{
-		rules: newMemBucket(), invites: newMemBucket(), log: &syncBuffer{},
+		rules: newMemBucket(), invites: newMemBucket(), log: &testkit.Buffer{},
 		ids: map[[keys.PublicKeySize]byte]secrez.ID{},
 	}
 }
@@ -160,24 +160,6 @@ func want(tb testing.TB, what string, err, wanted error) {
 func limited(err error) bool {
 	_, ok := errors.AsType[*RateError](err)
 	return ok
-}
-
-// syncBuffer is a buffer for a log.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 // memBucket is a bucket in memory: all its changes in a row. Unlike the registry's, it can be made to fail on demand, and

@@ -3,65 +3,16 @@ package mailbox
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/secretstack/secretstack/internal/testkit"
 )
 
-// smallDisk mounts a disk of so many bytes.
-func smallDisk(t *testing.T, size string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("this test needs a disk of its own, which only root may mount: ", err)
-		}
-		t.Skip("this test needs a disk of its own, which only root may mount: ", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-func free(t *testing.T, dir string) int64 {
-	t.Helper()
-	var s syscall.Statfs_t
-	if err := syscall.Statfs(dir, &s); err != nil {
-		t.Fatal(err)
-	}
-	return int64(s.Bavail) * int64(s.Bsize)
-}
-
-// fillDisk writes a file until so many bytes are free, and gives the way to take it away again.
-func fillDisk(t *testing.T, dir string, leave int64) (empty func()) {
-	t.Helper()
-	path := filepath.Join(dir, "ballast")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for chunk := make([]byte, 64<<10); free(t, dir) > leave; {
-		if _, err := f.Write(chunk[:min(free(t, dir)-leave, int64(len(chunk)))]); err != nil {
-			break
-		}
-	}
-	if err := f.Close(); err != nil && !errors.Is(err, syscall.ENOSPC) {
-		t.Fatal(err)
-	}
-	return func() {
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 func TestADiskThatFillsUpTakesNoDepositsAndGivesBackAll(t *testing.T) {
-	disk := smallDisk(t, "64m")
+	disk := t.TempDir()
+	testkit.SmallDisk(t, disk, "64m")
 	cfg := registryConfig(t, filepath.Join(disk, "data"))
 	cfg.Limits.MinFree = 16 << 20
 	m := open(t, Config{Registry: openRegistry(t, cfg)})
@@ -70,7 +21,7 @@ func TestADiskThatFillsUpTakesNoDepositsAndGivesBackAll(t *testing.T) {
 	for n := range uint64(3) {
 		deposit(t, m, bob, alice, n, 1024)
 	}
-	empty := fillDisk(t, disk, 12<<20)
+	empty := testkit.FillDisk(t, disk, 12<<20)
 	d := Deposit{Sender: bob, Recipient: alice, Envelope: envelope(9, 1024)}
 	if _, err := m.Deposit(t.Context(), d); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("got %v", err)
@@ -93,11 +44,12 @@ func TestADiskThatFillsUpTakesNoDepositsAndGivesBackAll(t *testing.T) {
 
 // The limit for free room is off: the engine itself meets the full disk, in the middle of writing, and is replaced.
 func TestAFullDiskIsAnErrorAndLosesNothing(t *testing.T) {
-	disk := smallDisk(t, "48m")
+	disk := t.TempDir()
+	testkit.SmallDisk(t, disk, "48m")
 	m := open(t, Config{Registry: openRegistry(t, registryConfig(t, filepath.Join(disk, "data")))})
 	alice, bob := key(t, "alice"), key(t, "bob")
 	allow(t, m, alice, friends(t, "bob"))
-	empty := fillDisk(t, disk, 1<<20)
+	empty := testkit.FillDisk(t, disk, 1<<20)
 	kept := 0
 	var failure error
 	for n := uint64(0); failure == nil; n++ {

@@ -12,59 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/secrez"
 )
-
-// smallDisk mounts a disk of so many bytes.
-func smallDisk(t *testing.T, size string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		needs(t, "a disk of its own, which only root may mount: "+err.Error())
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-// needs ends a test that cannot be run here. Where everything must run it fails.
-func needs(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal("this test needs " + what)
-	}
-	t.Skip("this test needs " + what)
-}
-
-// fillDisk writes a file until so many bytes are free, and gives the way to take it away again.
-func fillDisk(t *testing.T, dir string, leave int64) (empty func()) {
-	t.Helper()
-	path := filepath.Join(dir, "ballast")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for chunk := make([]byte, 64<<10); ; {
-		free, _ := freeBytes(dir)
-		if free <= leave {
-			break
-		}
-		if _, err := f.Write(chunk[:min(free-leave, int64(len(chunk)))]); err != nil {
-			break
-		}
-	}
-	if err := f.Close(); err != nil && !errors.Is(err, syscall.ENOSPC) {
-		t.Fatal(err)
-	}
-	return func() {
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
 
 // untilItWorks registers an owner as soon as that is possible again.
 func untilItWorks(t *testing.T, r *Registry, n uint64) Record {
@@ -84,7 +34,8 @@ func untilItWorks(t *testing.T, r *Registry, n uint64) Record {
 }
 
 func TestADiskThatFillsUpIsNotTouched(t *testing.T) {
-	disk := smallDisk(t, "64m")
+	disk := t.TempDir()
+	testkit.SmallDisk(t, disk, "64m")
 	cfg := config(t, filepath.Join(disk, "data"))
 	cfg.Limits.MinFree = 16 << 20
 	r := open1(t, cfg)
@@ -93,7 +44,7 @@ func TestADiskThatFillsUpIsNotTouched(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := register(t, r, native(t, identity(t, 1)))
-	empty := fillDisk(t, disk, 8<<20)
+	empty := testkit.FillDisk(t, disk, 8<<20)
 
 	if _, err := r.Register(t.Context(), native(t, identity(t, 2))); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "free") {
 		t.Errorf("got %v", err)
@@ -125,7 +76,8 @@ func TestADiskThatFillsUpIsNotTouched(t *testing.T) {
 
 // The limit for free room is off: the engine itself meets the full disk, in the middle of writing.
 func TestAFullDiskIsAnErrorInBoundedTimeAndLosesNothing(t *testing.T) {
-	disk := smallDisk(t, "48m")
+	disk := t.TempDir()
+	testkit.SmallDisk(t, disk, "48m")
 	cfg := config(t, filepath.Join(disk, "data"))
 	r := open1(t, cfg)
 	acknowledged := map[uint64]secrez.ID{}
@@ -143,7 +95,7 @@ func TestAFullDiskIsAnErrorInBoundedTimeAndLosesNothing(t *testing.T) {
 		}
 	}
 	for round := range 3 {
-		empty := fillDisk(t, disk, int64(round)*10_000)
+		empty := testkit.FillDisk(t, disk, int64(round)*10_000)
 		if err := fail(); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "no space left") {
 			t.Errorf("got %v", err)
 		}
@@ -181,12 +133,13 @@ func TestAFullDiskIsAnErrorInBoundedTimeAndLosesNothing(t *testing.T) {
 }
 
 func TestOpeningOnAFullDiskLosesNothing(t *testing.T) {
-	disk := smallDisk(t, "48m")
+	disk := t.TempDir()
+	testkit.SmallDisk(t, disk, "48m")
 	cfg := config(t, filepath.Join(disk, "data"))
 	r := open1(t, cfg)
 	fill(t, r, 0, 200)
 	closed(t, r)
-	empty := fillDisk(t, disk, 0)
+	empty := testkit.FillDisk(t, disk, 0)
 	r, err := Open(t.Context(), cfg)
 	if err == nil {
 		if n := r.Count(); n != 200 {
@@ -208,7 +161,8 @@ func TestOpeningOnAFullDiskLosesNothing(t *testing.T) {
 }
 
 func TestAReadOnlyFolderIsAClearErrorAndLosesNothing(t *testing.T) {
-	disk := smallDisk(t, "48m")
+	disk := t.TempDir()
+	testkit.SmallDisk(t, disk, "48m")
 	cfg := config(t, filepath.Join(disk, "data"))
 	r := open1(t, cfg)
 	rec := register(t, r, native(t, identity(t, 1)))

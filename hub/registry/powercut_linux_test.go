@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -92,7 +93,7 @@ func makeDisk(t *testing.T, image string) {
 		mkfs = "/usr/sbin/mkfs.ext4"
 	}
 	if out, err := exec.CommandContext(t.Context(), mkfs, "-q", "-F", image).CombinedOutput(); err != nil {
-		needs(t, "mkfs.ext4: "+err.Error()+" "+string(out))
+		testkit.Needs(t, "mkfs.ext4: "+err.Error()+" "+string(out))
 	}
 }
 
@@ -100,7 +101,7 @@ func mountImage(t *testing.T, image string) string {
 	t.Helper()
 	dir := t.TempDir()
 	if out, err := exec.CommandContext(t.Context(), "mount", "-o", "loop", image, dir).CombinedOutput(); err != nil {
-		needs(t, "to mount an image, which only root may: "+err.Error()+" "+string(out))
+		testkit.Needs(t, "to mount an image, which only root may: "+err.Error()+" "+string(out))
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	return dir

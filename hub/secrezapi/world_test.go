@@ -1,7 +1,6 @@
 package secrezapi
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -59,28 +58,11 @@ type world struct {
 	registry *registry.Registry
 	pools    *vhost.Pools
 	api      *Handler
-	logs     *lockedBuffer
+	logs     *testkit.Buffer
 	addr     string // of the server
 
 	server *http.Server
 	served sync.WaitGroup
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // newWorld starts a hub at hub.test:8433, as the recorded one was, with the changes that a test needs.
@@ -92,7 +74,7 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 // newWorldAt starts a hub at a time of its own.
 func newWorldAt(t *testing.T, now time.Time, change func(*Config)) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), clock: &clock{t: now}, logs: new(lockedBuffer)}
+	w := &world{t: t, dir: t.TempDir(), clock: &clock{t: now}, logs: new(testkit.Buffer)}
 	t.Cleanup(w.stop)
 	w.start(change)
 	return w

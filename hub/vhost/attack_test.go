@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/secretstack/secretstack/internal/testkit"
 )
 
 // The attacks on the original that concern visitors, each tried on ours. Its review numbers them; the others of the review
@@ -209,7 +211,7 @@ func TestAttackSmuggledRequests(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, Config{}, PoolConfig{})
-				var got lockedBuffer // every byte that the courier gets
+				var got testkit.Buffer // every byte that the courier gets
 				s := w.socket()
 				s.br = bufio.NewReader(io.TeeReader(s.c, &got))
 				var wg sync.WaitGroup

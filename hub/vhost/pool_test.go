@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -400,7 +401,7 @@ func TestAHeldSocketEndsWithItsPool(t *testing.T) {
 }
 
 func TestPoolsAreFoundMadeAndForgotten(t *testing.T) {
-	checkLeaks(t)
+	testkit.LeakCheckOf(t, "hub/vhost.")
 	ports, err := NewPorts("127.0.0.1", PortRange{})
 	if err != nil {
 		t.Fatal(err)
@@ -455,7 +456,7 @@ func TestPoolsAreFoundMadeAndForgotten(t *testing.T) {
 }
 
 func TestPortsComeBackAndRunOut(t *testing.T) {
-	checkLeaks(t)
+	testkit.LeakCheckOf(t, "hub/vhost.")
 	r := freeRange(t, 3)
 	ports, err := NewPorts("127.0.0.1", r)
 	if err != nil {

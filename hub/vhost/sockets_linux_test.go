@@ -7,11 +7,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/secretstack/secretstack/internal/testkit"
 )
 
 // A machine that vanishes sends nothing: only TCP's own questions find that out.
 func TestRawSocketsAreAskedWhetherTheyLive(t *testing.T) {
-	checkLeaks(t)
+	testkit.LeakCheckOf(t, "hub/vhost.")
 	pool := openPool(t, PoolConfig{KeepAlive: 7 * time.Second})
 	c, err := net.Dial("tcp", pool.listener.Addr().String())
 	if err != nil {
@@ -49,7 +51,7 @@ func TestRawSocketsAreAskedWhetherTheyLive(t *testing.T) {
 
 // TestAttackStrangerAtTheCouriersPort: with the original, whoever connects to a courier's port gets its visitors in turn.
 func TestAttackStrangerAtTheCouriersPort(t *testing.T) {
-	checkLeaks(t)
+	testkit.LeakCheckOf(t, "hub/vhost.")
 	pool := openPool(t, PoolConfig{})
 	dial := func(from net.IP) (net.Conn, error) {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}}

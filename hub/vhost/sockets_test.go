@@ -31,7 +31,7 @@ type tunnelHub struct {
 
 func newTunnelHub(t *testing.T, cfg Config, pc PoolConfig) *tunnelHub {
 	t.Helper()
-	checkLeaks(t)
+	testkit.LeakCheckOf(t, "hub/vhost.")
 	pool := openPool(t, pc)
 	cfg.Domain, cfg.Directory = "hub.test", one{id: testID(t), courier: pool}
 	h, err := NewHandler(cfg)
@@ -339,7 +339,7 @@ func TestLargeBodiesPassUnchanged(t *testing.T) {
 // h2Hub is a hub that speaks HTTP/2 over TLS.
 func h2Hub(t *testing.T, cfg Config, courier http.Handler) *http.Client {
 	t.Helper()
-	checkLeaks(t)
+	testkit.LeakCheckOf(t, "hub/vhost.")
 	l := newMemListener()
 	serveOn(t, l, courier)
 	cfg.Domain, cfg.Directory = "hub.test", one{id: testID(t), courier: openStreams(t, StreamsConfig{Open: l.dial})}

@@ -2,7 +2,6 @@ package vhost
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,12 +11,12 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/secrez"
 )
 
@@ -88,7 +87,7 @@ func (w *world) serve(cfg Config, c Courier) {
 // serveHub serves h as a hub does, and fails the test when the server has something to complain about.
 func serveHub(t *testing.T, l net.Listener, h http.Handler) {
 	t.Helper()
-	var complaints lockedBuffer
+	var complaints testkit.Buffer
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.NewTextHandler(&complaints, nil), slog.LevelError)}
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = srv.Serve(l) })
@@ -99,23 +98,6 @@ func serveHub(t *testing.T, l net.Listener, h http.Handler) {
 			t.Errorf("the server complains: %s", s)
 		}
 	})
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 func (w *world) exchanges() []Exchange {
@@ -305,33 +287,6 @@ func within(t *testing.T, d time.Duration, f func()) {
 	if took := time.Since(start); took > d {
 		t.Errorf("took %v, want at most %v", took, d)
 	}
-}
-
-// checkLeaks fails the test when goroutines of the package, or of its connections, outlive it.
-func checkLeaks(t *testing.T) {
-	t.Helper()
-	t.Cleanup(func() {
-		var left string
-		for range 3000 {
-			if left = packageGoroutines(); left == "" {
-				return
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-		t.Errorf("goroutines left:\n%s", left)
-	})
-}
-
-func packageGoroutines() string {
-	buf := make([]byte, 1<<20)
-	buf = buf[:runtime.Stack(buf, true)]
-	var left []string
-	for i, stack := range strings.Split(string(buf), "\n\n") {
-		if i > 0 && strings.Contains(stack, "hub/vhost.") && !strings.Contains(stack, "testing.(*T).Run") && !strings.Contains(stack, "testing.tRunner(") {
-			left = append(left, stack)
-		}
-	}
-	return strings.Join(left, "\n\n")
 }
 
 // directory answers for couriers by id.

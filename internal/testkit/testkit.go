@@ -1,14 +1,17 @@
-// Package testkit is what the tests of several packages need: people, waiting without a fixed time, addresses of a test's
-// own. Nothing but tests imports it.
+// Package testkit is what the tests of several packages need: people, waiting without a fixed time, addresses and disks of a
+// test's own, logs. Nothing but tests imports it.
 package testkit
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"runtime"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,6 +62,51 @@ func LeakCheck(tb testing.TB) {
 	})
 }
 
+// LeakCheckOf fails the test when goroutines are left at its end in which code of a package is at work, but for tests: others may
+// run beside it. Call it first: it looks last.
+func LeakCheckOf(tb testing.TB, pkg string) {
+	tb.Helper()
+	tb.Cleanup(func() {
+		var left string
+		if !poll(func() bool { left = goroutinesOf(pkg); return left == "" }) {
+			tb.Errorf("goroutines are left:\n%s", left)
+		}
+	})
+}
+
+func goroutinesOf(pkg string) string {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	var left []string
+	for i, stack := range strings.Split(string(stacks), "\n\n") {
+		test := strings.Contains(stack, "testing.(*T).Run") || strings.Contains(stack, "testing.tRunner(")
+		if i > 0 && !test && strings.Contains(stack, pkg) { // the first one is our own
+			left = append(left, stack)
+		}
+	}
+	return strings.Join(left, "\n\n")
+}
+
+// A Buffer keeps what several goroutines write, such as a log. Its zero value is empty.
+type Buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer // guarded by mu
+}
+
+// Write never fails.
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+// String gives everything that was written.
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
 // FreeAddresses gives addresses of this machine at which nobody listens. Those on Linux are this process's own, so that no
 // other test takes them before they are used.
 func FreeAddresses(tb testing.TB, n int) (addresses []string) {
@@ -95,4 +143,13 @@ func OwnHost() string {
 		return fmt.Sprintf("127.%d.%d.%d", 64+pid>>16&63, pid>>8&255, pid&255)
 	}
 	return "127.0.0.1"
+}
+
+// Needs ends a test that cannot be run here, and says what it lacks. In CI, where everything must run, it fails.
+func Needs(tb testing.TB, what string) {
+	tb.Helper()
+	if os.Getenv("CI") == "true" {
+		tb.Fatal("this test needs " + what)
+	}
+	tb.Skip("this test needs " + what)
 }
