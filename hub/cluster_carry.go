@@ -74,6 +74,8 @@ func (h *Hub) connectAnywhere(ctx context.Context, visitor keys.PublicKey, r nat
 		return c, false, nil
 	case errors.Is(err, nodeNoCircuits):
 		return c, true, refusal(native.NoCircuits, "it serves no circuits")
+	case errors.Is(err, cluster.ErrUnreachable), errors.Is(err, cluster.ErrVersion), errors.Is(err, nodeDraining):
+		return c, true, refusal(native.Unavailable, "it cannot be reached just now")
 	}
 	return c, true, h.toldCircuit(err)
 }
