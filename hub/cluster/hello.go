@@ -15,6 +15,7 @@ type hello struct {
 	Version int    `json:"version"`
 	Release string `json:"release,omitempty"`
 	Run     string `json:"run,omitempty"`  // another text for each process
+	Turn    uint64 `json:"turn,omitempty"` // of two that a process says, the greater one counts
 	Time    int64  `json:"time,omitempty"` // by its clock, in ms since 1970
 	Place
 	Load
@@ -128,7 +129,8 @@ func (n *Node) greet() {
 
 // hello is what this node says of itself now.
 func (n *Node) hello() ([]byte, error) {
-	return json.Marshal(hello{n.cfg.version, n.cfg.Release, n.self, time.Now().UnixMilli(), n.place(), n.cfg.Load()})
+	turn := n.turns.Add(1) // before the load is looked at: who has the greater turn has not seen an older one
+	return json.Marshal(hello{n.cfg.version, n.cfg.Release, n.self, turn, time.Now().UnixMilli(), n.place(), n.cfg.Load()})
 }
 
 // sayHello tells everybody, or one who has asked.
@@ -163,11 +165,13 @@ func (n *Node) hear(m *nats.Msg) {
 	n.note(h)
 }
 
+// note remembers what another node has said of itself, unless that has been overtaken by something that it has said later.
 func (n *Node) note(h hello) {
 	const most = 1024 // nodes; whoever is on the bus has the credential
 	n.mu.Lock()
 	before := n.others[h.Node]
-	if before == nil && len(n.others) >= most {
+	late := before != nil && before.Run == h.Run && h.Turn < before.Turn
+	if late || before == nil && len(n.others) >= most {
 		n.mu.Unlock()
 		return
 	}

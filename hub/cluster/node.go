@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,6 +32,7 @@ type Node struct {
 	hellos  chan *nats.Msg     // what other nodes say of themselves
 	catchUp chan chan struct{} // those who wait until what has come of these was heard
 	ready   chan struct{}      // closed when the node is on the bus for the first time
+	turns   atomic.Uint64      // what has been said of this node
 	counts  counts
 	tickets tickets
 

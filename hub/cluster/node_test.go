@@ -260,7 +260,7 @@ func TestWhoIsOfflineWhileANodeDrainsMayBeOnItsWay(t *testing.T) {
 	var draining atomic.Bool
 	cfg := configOf(t, newBus(t, s), "b")
 	cfg.Load = func() Load { return Load{Draining: draining.Load()} }
-	a, b := open(t, configOf(t, newBus(t, s), "a")), open(t, cfg)
+	a, b := open(t, patient(t, newBus(t, s), "a")), open(t, cfg)
 	courier := identity(t, "courier").Public()
 	for range 100 {
 		draining.Store(false)
@@ -275,6 +275,32 @@ func TestWhoIsOfflineWhileANodeDrainsMayBeOnItsWay(t *testing.T) {
 		if !a.Draining(t.Context()) {
 			t.Fatal("a courier is offline, and nobody knows that its node drains")
 		}
+	}
+}
+
+// patient is the configuration of a node that takes no other one for gone because the machine has much to do.
+func patient(t *testing.T, b Bus, name string) Config {
+	t.Helper()
+	cfg := configOf(t, b, name)
+	cfg.Limits.HelloEvery = 10 * time.Second
+	return cfg
+}
+
+// TestWhatWasSaidLaterCounts: a node that drains says so while it is about to say, as every second, that it does not.
+func TestWhatWasSaidLaterCounts(t *testing.T) {
+	a := open(t, patient(t, newBus(t, engine(t)), "a"))
+	said := func(run string, turn uint64, draining bool) {
+		a.note(hello{Version: version, Run: run, Turn: turn, Place: Place{Node: "b"}, Load: Load{Draining: draining}})
+	}
+	said("one", 1, false)
+	said("one", 3, true)
+	said("one", 2, false)
+	if !a.Draining(t.Context()) {
+		t.Error("what was said before counts")
+	}
+	said("another", 1, false)
+	if a.Draining(t.Context()) {
+		t.Error("another process of the node is not listened to")
 	}
 }
 
