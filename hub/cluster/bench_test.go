@@ -19,23 +19,8 @@ import (
 func clusterEngines(tb testing.TB, n int) []*server.Server {
 	tb.Helper()
 	var all []*server.Server
-	var routes []*url.URL
 	for i := range n {
-		o := &server.Options{
-			ServerName: fmt.Sprint("engine-", i), DontListen: false, Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
-			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: server.RANDOM_PORT}, Routes: routes,
-		}
-		s, err := server.NewServer(o)
-		if err != nil {
-			tb.Fatal(err)
-		}
-		s.Start()
-		tb.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-		if !s.ReadyForConnections(10 * time.Second) {
-			tb.Fatal("the engine is not ready")
-		}
-		routes = append(routes, &url.URL{Scheme: "nats-route", Host: s.ClusterAddr().String()})
-		all = append(all, s)
+		all = append(all, addEngine(tb, fmt.Sprint("engine-", i), all))
 	}
 	eventually(tb, "the engines are connected", func() bool {
 		for _, s := range all {
@@ -46,6 +31,28 @@ func clusterEngines(tb testing.TB, n int) []*server.Server {
 		return true
 	})
 	return all
+}
+
+// addEngine starts an engine that is routed to others.
+func addEngine(tb testing.TB, name string, others []*server.Server) *server.Server {
+	tb.Helper()
+	o := &server.Options{
+		ServerName: name, Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
+		Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: server.RANDOM_PORT},
+	}
+	for _, s := range others {
+		o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", Host: s.ClusterAddr().String()})
+	}
+	s, err := server.NewServer(o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.Start()
+	tb.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(10 * time.Second) {
+		tb.Fatal("the engine is not ready")
+	}
+	return s
 }
 
 func inUse() uint64 {
@@ -66,11 +73,7 @@ func BenchmarkPresence(b *testing.B) {
 			for i, s := range engines {
 				all = append(all, open(b, configOf(b, newBus(b, s), fmt.Sprint("node-", i))))
 			}
-			subjects := make([]keys.PublicKey, b.N)
-			for i := range subjects {
-				sum := sha256.Sum256(fmt.Appendf(nil, "presence %d", i))
-				subjects[i], _ = keys.NewPublicKey(sum[:])
-			}
+			subjects := someKeys(b.N)
 			before := inUse()
 			b.ResetTimer()
 			for _, key := range subjects {
@@ -84,6 +87,33 @@ func BenchmarkPresence(b *testing.B) {
 			b.ReportMetric((float64(inUse())-float64(before))/float64(b.N), "B/presence")
 			runtime.KeepAlive(subjects)
 		})
+	}
+}
+
+func someKeys(n int) []keys.PublicKey {
+	all := make([]keys.PublicKey, n)
+	for i := range all {
+		sum := sha256.Sum256(fmt.Appendf(nil, "presence %d", i))
+		all[i], _ = keys.NewPublicKey(sum[:])
+	}
+	return all
+}
+
+// BenchmarkJoin measures how long a node that comes takes to know the presences of another, for each of them.
+func BenchmarkJoin(b *testing.B) {
+	engines := clusterEngines(b, 1)
+	here := open(b, configOf(b, newBus(b, engines[0]), "here"))
+	all := someKeys(b.N)
+	for _, key := range all {
+		here.Publish(Courier, key)
+	}
+	found(b, here, all[len(all)-1]) // they are told in their order
+	cfg := configOf(b, nil, "there")
+	b.ResetTimer()
+	cfg.Bus = newBus(b, addEngine(b, "engine-there", engines))
+	there := open(b, cfg)
+	for n := range min(len(all), 1000) {
+		found(b, there, all[n*len(all)/min(len(all), 1000)])
 	}
 }
 
