@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/secretstack/secretstack/hub/registry/claim"
@@ -305,4 +307,33 @@ func FuzzArchive(f *testing.F) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// TestFoldersOfTheEngineMayVanish while they are written to the disk: it has some for a moment.
+func TestFoldersOfTheEngineMayVanish(t *testing.T) {
+	dir := t.TempDir()
+	stop := make(chan struct{})
+	var engine sync.WaitGroup
+	engine.Go(func() {
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			moment := filepath.Join(dir, fmt.Sprint(n%8))
+			if err := errors.Join(os.Mkdir(moment, 0o700), os.Remove(moment)); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 300 {
+		if err := syncFolders(dir); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(stop)
+	engine.Wait()
 }
