@@ -222,6 +222,10 @@ func TestANodeThatIsLeftAloneServesWhatItKnows(t *testing.T) {
 	if got := register(t, r, native(t, owner)); got.ID != rec.ID {
 		t.Errorf("a known courier gets %v", got.ID)
 	}
+	confirm := statement(t, owner, claim.Statement{Action: claim.Register, ID: rec.ID, Sequence: rec.Sequence})
+	if got := register(t, r, confirm); got.ID != rec.ID {
+		t.Errorf("a known courier that confirms its id gets %v", got.ID)
+	}
 	if _, err := r.Register(t.Context(), native(t, identity(t, 2))); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("a new courier: %v", err)
 	}

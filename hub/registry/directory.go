@@ -31,6 +31,12 @@ type entry struct {
 	rotation *rotation.Statement // by which the key has come into the place of another; nil: it has not
 }
 
+// same reports whether another entry is the same but for its evidence.
+func (e *entry) same(other *entry) bool {
+	boxes := e.box == nil && other.box == nil || e.box != nil && other.box != nil && *e.box == *other.box
+	return e.id == other.id && e.sequence == other.sequence && e.retired == other.retired && boxes
+}
+
 func (e *entry) record() Record {
 	key, _ := keys.NewPublicKey(e.key[:]) // it has the length
 	r := Record{ID: e.id, Key: key, Sequence: e.sequence, Since: time.UnixMilli(e.since).UTC()}

@@ -21,7 +21,8 @@ type answer struct {
 // Register gives a key its id: the one it has, or a new one. When it returns, the id is on disk and Lookup finds it.
 // Concurrent registrations of one key give the same id, and registrations that come together share a write.
 //
-// A key that has an id and asks for nothing else costs no write. Its error is ErrEvidence, ErrBoxKey, ErrStale, ErrClaim or
+// A key that has an id and asks for nothing else costs no write. One that only confirms what is so is not kept
+// waiting for it, and need not be written. Its error is ErrEvidence, ErrBoxKey, ErrStale, ErrClaim or
 // ErrGivenUp for what is wrong with the registration; ErrUnavailable or ErrClosed, within a bounded time, when nothing can be written; or
 // that of ctx. After the last two the id may have been given nonetheless, and asking again tells it.
 func (r *Registry) Register(ctx context.Context, reg Registration) (Record, error) {
@@ -33,12 +34,30 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Record, erro
 	if err != nil {
 		return Record{}, err
 	}
-	if len(deeds) > 0 {
-		if e, err = r.commit(ctx, p); err != nil {
-			return Record{}, err
-		}
+	if len(deeds) == 0 {
+		return e.record(), nil
+	}
+	if cur := r.dir.keyed(p.key); cur != nil && cur.same(e) {
+		e, err = r.confirm(ctx, p, cur)
+	} else {
+		e, err = r.commit(ctx, p)
+	}
+	if err != nil {
+		return Record{}, err
 	}
 	return e.record(), nil
+}
+
+// confirm writes better evidence of an entry down. The key has the entry, whether that can be written now or not: a courier that comes
+// from another node, which was the one that puts writes in their order, is not kept waiting until there is a new one.
+func (r *Registry) confirm(ctx context.Context, p *petition, cur *entry) (*entry, error) {
+	soon, cancel := context.WithTimeout(ctx, answerSoon)
+	defer cancel()
+	e, err := r.commit(soon, p)
+	if errors.Is(err, ErrUnavailable) || soon.Err() != nil && ctx.Err() == nil && errors.Is(err, soon.Err()) {
+		return cur, nil
+	}
+	return e, err
 }
 
 // answerSoon is how long the writer takes for an answer unless something is wrong.
