@@ -21,17 +21,10 @@ import (
 	"github.com/secretstack/secretstack/keys"
 )
 
-var eventually = testkit.Eventually
-
-func identity(tb testing.TB, name string) *keys.Identity {
-	tb.Helper()
-	seed := sha256.Sum256([]byte("cluster test " + name))
-	id, err := keys.FromSeed(seed[:])
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return id
-}
+var (
+	identity   = testkit.Identity
+	eventually = testkit.Eventually
+)
 
 func engine(tb testing.TB) *server.Server {
 	tb.Helper()

@@ -407,11 +407,7 @@ func (r *Registry) join(ctx context.Context, n *run) (end, last uint64, err erro
 			return 0, 0, refused
 		}
 		if wait.Origin {
-			err = r.bringOrigin(ctx, n, func(messages uint64) {
-				wait.Brought = messages
-				r.waits(wait)
-			})
-			if err == nil {
+			if err = r.bringOrigin(ctx, n, wait); err == nil {
 				continue
 			}
 			if errors.Is(err, ErrForeign) || errors.Is(err, ErrArchive) || errors.Is(err, ErrDamaged) {

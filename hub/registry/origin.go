@@ -113,8 +113,9 @@ func (e *engine) hasOrigin(log jetstream.Stream) bool {
 }
 
 // bringOrigin writes what the single hub had to a cluster that does not hold it yet, if it is here. It goes on where it, or
-// another node with the same file, has been interrupted. Its error is errOrigin if the file is at another node.
-func (r *Registry) bringOrigin(ctx context.Context, n *run, carried func(messages uint64)) error {
+// another node with the same file, has been interrupted, and tells how far it is. Its error is errOrigin if the file is at another
+// node.
+func (r *Registry) bringOrigin(ctx context.Context, n *run, wait Wait) error {
 	if err := r.checkOrigin(); err != nil {
 		return err
 	}
@@ -132,7 +133,10 @@ func (r *Registry) bringOrigin(ctx context.Context, n *run, carried func(message
 	}
 	defer js.CleanupPublisher()
 	r.cfg.Logger.Info("registry: bringing what the single hub had")
-	c := &carrier{engine: n.engine, out: js, carried: carried}
+	c := &carrier{engine: n.engine, out: js, carried: func(messages uint64) {
+		wait.Brought = messages
+		r.waits(wait)
+	}}
 	if err := c.carry(ctx, f); err != nil {
 		return err
 	}
