@@ -54,19 +54,8 @@ func (s *hubSettings) cluster(ctx context.Context, g *globals) (*hub.Cluster, er
 	if err := s.checkNATS(); err != nil {
 		return nil, err
 	}
-	if c.URL != "" {
-		if len(s.Join) > 0 {
-			return nil, usagef("--join is for nodes that form a cluster by themselves: leave it out with --nats-url")
-		}
-	} else if len(s.Join) == 0 {
-		return nil, usagef("--cluster needs --join with the addresses of all nodes, such as hub-1:%d,hub-2:%d,hub-3:%d", nodePort, nodePort, nodePort)
-	}
-	for _, text := range s.Join {
-		peer, err := nodeAddress(text)
-		if err != nil {
-			return nil, usagef("--join takes addresses of nodes such as hub-1:%d, not %q", nodePort, text)
-		}
-		c.Peers = append(c.Peers, peer)
+	if c.Peers, err = s.peers(); err != nil {
+		return nil, err
 	}
 	if err := s.place(ctx, c); err != nil {
 		return nil, err
@@ -81,6 +70,24 @@ func (s *hubSettings) cluster(ctx context.Context, g *globals) (*hub.Cluster, er
 		return nil, usagef("--replicas takes 1, 3 or 5, not %d", c.Replicas)
 	}
 	return c, nil
+}
+
+// peers are the addresses of all nodes, as they are given. There are none where others run the NATS cluster.
+func (s *hubSettings) peers() (all []string, err error) {
+	switch {
+	case s.NATSURL != "" && len(s.Join) > 0:
+		return nil, usagef("--join is for nodes that form a cluster by themselves: leave it out with --nats-url")
+	case s.NATSURL == "" && len(s.Join) == 0:
+		return nil, usagef("--cluster needs --join with the addresses of all nodes, such as hub-1:%[1]d,hub-2:%[1]d,hub-3:%[1]d", nodePort)
+	}
+	for _, text := range s.Join {
+		peer, err := nodeAddress(text)
+		if err != nil {
+			return nil, usagef("--join takes addresses of nodes such as hub-1:%d, not %q", nodePort, text)
+		}
+		all = append(all, peer)
+	}
+	return all, nil
 }
 
 // checkNATS sees that the files for a NATS cluster of somebody else's can be used: connecting would try again for ever.
