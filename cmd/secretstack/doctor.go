@@ -203,7 +203,11 @@ func (d *doctor) hub(ctx context.Context) {
 	defer stop()
 	s, err := ask[hub.ControlStatus](ctx, d.g, "status")
 	if errors.Is(err, errNoHub) {
-		d.add(about, odd, "it is not running, or has no control socket", "start it: secretstack hub")
+		advice := "start it: secretstack hub"
+		if _, err := os.Stat(d.g.credentialFile()); err == nil {
+			advice = "start it, unless it waits for other nodes: its log says so"
+		}
+		d.add(about, odd, "it is not running, or has no control socket", advice)
 		return
 	}
 	if err != nil {
@@ -211,6 +215,8 @@ func (d *doctor) hub(ctx context.Context) {
 		return
 	}
 	switch {
+	case s.Cluster != nil && s.Cluster.Alone:
+		d.add(about, broken, "it is cut off from the majority of nodes, serves what it knows, and registers nobody", "start the others, or see why they are not reached")
 	case s.Problem != "":
 		d.add(about, broken, "nothing can be registered: "+s.Problem, "see docs/OPERATING.md")
 	case s.Draining:
@@ -218,12 +224,38 @@ func (d *doctor) hub(ctx context.Context) {
 	default:
 		d.add(about, fine, fmt.Sprintf("running since %s, %d ids, %d peers", s.Started.Local().Format(time.DateTime), s.Records, s.Peers), "")
 	}
+	d.hubNodes(s)
 	d.hubDisk(s)
 	d.hubCertificates(s)
 	for _, address := range s.Addresses {
 		if d.reach(ctx, about, address, odd) { // not every router leads back in what comes from inside
 			d.add(about, fine, "it answers at "+address, "")
 		}
+	}
+}
+
+// hubNodes tells of the other nodes of a cluster.
+func (d *doctor) hubNodes(s hub.ControlStatus) {
+	if s.Cluster == nil {
+		return
+	}
+	for _, n := range s.Cluster.Nodes {
+		about, state := "node "+n.Name, fine
+		if n.Self {
+			continue
+		}
+		advice := n.Advice(s.Version)
+		switch {
+		case n.Refused, !n.Seen && n.Holds:
+			state = broken
+		case advice != "":
+			state = odd
+		}
+		text := n.State()
+		if n.Seen {
+			text += fmt.Sprintf(", %s, %s", counted(n.Couriers, "courier"), counted(n.Peers, "peer"))
+		}
+		d.add(about, state, text, advice)
 	}
 }
 

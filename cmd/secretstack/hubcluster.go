@@ -69,6 +69,9 @@ func (s *hubSettings) cluster(ctx context.Context, g *globals) (*hub.Cluster, er
 	if c.Replicas != 0 && c.Replicas != 1 && c.Replicas != 3 && c.Replicas != 5 {
 		return nil, usagef("--replicas takes 1, 3 or 5, not %d", c.Replicas)
 	}
+	if c.URL == "" && len(c.Peers) < 2 { // its engine would wait for another for ever
+		return nil, usagef("--join names no node but this one: a cluster has at least two, and three to go on when one is away")
+	}
 	return c, nil
 }
 

@@ -218,6 +218,9 @@ func TestThreeProcessesAreOneHub(t *testing.T) {
 		t.Errorf("a node that waits is not alive: %d, %v", status, err)
 	}
 	c.health(admin, "waiting for the other nodes: ")
+	if r := command(t, "", "hub", "status", "--root", c.root("three")); r.code != exitFailed || !strings.Contains(r.err, "a node that waits for others") {
+		t.Errorf("the status of a node that waits is %d, %s", r.code, r.err)
+	}
 	c.start(1, 0)
 	c.nodes[2] = attend(t, first, ownHost())
 	alice, bob := someone(t, 1), someone(t, 2)
@@ -236,11 +239,18 @@ func TestThreeProcessesAreOneHub(t *testing.T) {
 	}
 	c.health(admin, "")
 	c.status("hub-1  ", "hub-2  ", "hub-3  ", "this one", "leads")
+	if r := command(t, "", "doctor", "--root", c.root("three")); strings.Contains(r.out, "fail") || !strings.Contains(r.out, "ok    node hub-2: ") {
+		t.Errorf("the doctor says %d, %s", r.code, r.out)
+	}
 
 	c.nodes[0].signal(syscall.SIGKILL)
 	c.nodes[1].signal(syscall.SIGKILL)
 	c.health(admin, "not ready, serving what it knows: this node is cut off from the majority of nodes")
-	c.status("cut off from the majority", "away", "problem")
+	c.status("cut off from the majority", "hub-1  away", "hub-2  away", "problem", "to do", "Start the others")
+	r := command(t, "", "doctor", "--root", c.root("three"))
+	if r.code != exitFailed || !strings.Contains(r.out, "fail  hub here: it is cut off from the majority") || !strings.Contains(r.out, "fail  node hub-1: away; start it") {
+		t.Errorf("the doctor says %d, %s", r.code, r.out)
+	}
 	if got := c.nodes[2].whois(bob); got != other {
 		t.Errorf("the node that is left alone takes bob for %v, and he is %v", got, other)
 	}
@@ -279,6 +289,7 @@ func TestANodeThatCannotStartSaysWhatToDo(t *testing.T) {
 		"--advertise-couriers takes an address":    {"--cluster", "eu", "--join", "127.0.0.1", "--advertise-couriers", "hub 1", "--root", root},
 		"--node takes 1 to 63":                     {"--cluster", "eu", "--join", "a", "--node", "A", "--root", root},
 		"--replicas takes 1, 3 or 5":               {"--cluster", "eu", "--join", "127.0.0.1", "--replicas", "2", "--root", root},
+		"--join names no node but this one":        {"--cluster", "eu", "--join", "127.0.0.1", "--root", root},
 		"--listen-nodes takes an address":          {"--cluster", "eu", "--join", "127.0.0.1", "--listen-nodes", "a", "--root", root},
 		"leave it out with --nats-url":             {"--cluster", "eu", "--join", "a", "--nats-url", "nats://127.0.0.1", "--root", root},
 		"--join is for a node of a cluster":        {"--join", "a"},

@@ -41,13 +41,21 @@ func controlWorks(dir string) bool {
 
 var errNoHub = errors.New("no hub is running with this --root, or it has no control socket")
 
+// noHub says that no hub can be asked, and where there is a node's credential why that may be.
+func (g *globals) noHub() error {
+	if _, err := os.Stat(g.credentialFile()); err == nil {
+		return fmt.Errorf("%w; a node that waits for others has none yet: its log says so, and secretstack hub health", errNoHub)
+	}
+	return errNoHub
+}
+
 // withHub calls f with a connection to the hub that runs on this machine with our root.
 func withHub(ctx context.Context, g *globals, f func(ctx context.Context, p *secretstack.Peer) error) error {
 	if g.root == "" {
 		return usagef("--root is empty")
 	}
 	if _, err := os.Stat(controlSocket(g.hubDir())); err != nil {
-		return errNoHub
+		return g.noHub()
 	}
 	stack := secretstack.New(secretstack.Options{})
 	if err := stack.Use(secretstack.TransportPlugin(unix.New(unix.Options{})), secretstack.NoAuthPlugin()); err != nil {
@@ -64,7 +72,7 @@ func withHub(ctx context.Context, g *globals, f func(ctx context.Context, p *sec
 	address := multiserver.Address{multiserver.NewPart("unix", controlSocket(g.hubDir())), multiserver.NewPart("noauth", "")}
 	p, err := app.Connect(ctx, strings.TrimSuffix(address.String(), ":"))
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
-		return errNoHub
+		return g.noHub()
 	}
 	if err != nil {
 		return err
@@ -110,6 +118,9 @@ func newHubStatus(g *globals) *cobra.Command {
 			if s.Cluster != nil {
 				line("cluster", clusterWords(s.Cluster))
 				line("nodes", strings.Join(nodeLines(s.Cluster.Nodes), "\n           "))
+				for _, advice := range s.Cluster.Advice() {
+					line("to do", printable(advice))
+				}
 				line("across", fmt.Sprintf("%d circuits and %d tunnels of visitors here, %d and %d of couriers here",
 					s.Cluster.CircuitsOut, s.Cluster.TunnelsOut, s.Cluster.CircuitsIn, s.Cluster.TunnelsIn))
 			}
@@ -126,7 +137,7 @@ func newHubStatus(g *globals) *cobra.Command {
 
 func clusterWords(c *admin.Cluster) string {
 	if c.Alone {
-		return c.Name + ", cut off from the majority: what is known is served, nothing is written"
+		return c.Name + ", cut off from the majority"
 	}
 	return c.Name
 }

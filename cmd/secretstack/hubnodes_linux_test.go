@@ -92,6 +92,9 @@ func TestNodesAreReplacedAddedAndRemoved(t *testing.T) {
 	testkit.Eventually(t, "the fourth node is removed", func() bool {
 		return c.process("hub", "cluster", "remove", "hub-4", "--root", "one").wait() == exitOK
 	})
+	if p := c.process("hub", "cluster", "remove", "hub-4", "--root", "two"); p.wait() != exitFailed || !strings.Contains(p.errs.String(), "no node that is called") {
+		t.Errorf("a node that was removed counts still: %s", p.errs.String())
+	}
 	c.sees("one", well...)
 	// Two of three are a majority; of four they would be none. The first node has lost its disk, and both must have what is new.
 	c.nodes[2].signal(syscall.SIGTERM)

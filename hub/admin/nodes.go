@@ -1,5 +1,7 @@
 package admin
 
+import "time"
+
 // Cluster is how the nodes of a hub are doing, as the one that is asked sees them.
 type Cluster struct {
 	Name string `json:"name"`
@@ -64,10 +66,15 @@ type Node struct {
 	Skew     float64 `json:"skew"`   // seconds by which its clock is ahead of that of the node that is asked
 
 	Leads   bool   `json:"leads,omitempty"`   // it puts writes in their order
-	Holds   bool   `json:"holds,omitempty"`   // it holds the records
-	Current bool   `json:"current,omitempty"` // it has all of them, or nearly
+	Holds   bool   `json:"holds,omitempty"`   // it holds records, lists or mail
+	Current bool   `json:"current,omitempty"` // it has all of what it is to hold, or nearly
 	Lag     uint64 `json:"lag"`               // writes that it does not have yet
 }
+
+const (
+	longSilence = 2.5 // seconds after which a node that says something every second may be gone
+	clockSkew   = 5   // seconds by which clocks may differ
+)
 
 // State tells in a few words how the node is.
 func (n Node) State() string {
@@ -76,6 +83,8 @@ func (n Node) State() string {
 		return "refused: its version does not work with this one"
 	case !n.Seen:
 		return "away"
+	case n.Silent > longSilence:
+		return "silent for " + (time.Duration(n.Silent) * time.Second).String()
 	case n.Draining:
 		return "draining"
 	case n.Leads:
@@ -84,4 +93,43 @@ func (n Node) State() string {
 		return "catching up"
 	}
 	return "works"
+}
+
+// Advice says what is to be done about the node; empty if nothing is. Same is the version of the program that this node runs.
+func (n Node) Advice(same string) string {
+	switch skew := time.Duration(n.Skew) * time.Second; {
+	case n.Refused:
+		return "upgrade it, or this one: nothing is carried between them"
+	case !n.Seen && n.Holds:
+		return "start it, or replace or remove it, and stop no other until then"
+	case !n.Seen, n.Silent > longSilence:
+		return "see whether it runs and is reached"
+	case n.Holds && !n.Current && !n.Leads && !n.Draining:
+		return "stop no other until it works"
+	case skew.Abs() >= clockSkew*time.Second:
+		return "set its clock, or this one's: they differ by " + skew.Abs().String()
+	case n.Release != same && n.Release != "" && !n.Draining:
+		return "it runs version " + n.Release + ", and this one " + same + ": upgrade the one that is behind"
+	}
+	return ""
+}
+
+// Advice says what is to be done about the nodes, a sentence each.
+func (c *Cluster) Advice() (all []string) {
+	if c.Alone {
+		return []string{"This node is cut off from the majority: what is known is served, and nothing is written. Start the others, or see why " +
+			"they are not reached."}
+	}
+	same := ""
+	for _, n := range c.Nodes {
+		if n.Self {
+			same = n.Release
+		}
+	}
+	for _, n := range c.Nodes {
+		if advice := n.Advice(same); advice != "" {
+			all = append(all, n.Name+": "+advice+".")
+		}
+	}
+	return all
 }

@@ -100,7 +100,7 @@ func TestTheStatusShowsTheNodes(t *testing.T) {
 	wantNotIn(t, w.login(t).page(t, "/status"), "Nodes of")
 	w.hub.set(func(h *fakeHub) { h.status.Cluster = threeNodes() })
 	page := w.login(t).page(t, "/status")
-	wantIn(t, page, "Nodes of eu", "hub-2", "this one", "leads", "away", ">12<", "4 of visitors here, 5 of couriers here")
+	wantIn(t, page, "Nodes of eu", "hub-2", "this one", "leads", "away", ">12<", "hub-3: start it", "4 of visitors here, 5 of couriers here")
 	var got struct{ Cluster *admin.Cluster }
 	w.call(t, http.MethodGet, "/api/v1/status", nil, http.StatusOK, &got)
 	if got.Cluster == nil || !slices.Equal(got.Cluster.Nodes, threeNodes().Nodes) || got.Cluster.Traffic != threeNodes().Traffic {
@@ -114,12 +114,38 @@ func TestANodesStateIsInWords(t *testing.T) {
 		"leads":                     {Seen: true, Holds: true, Current: true, Leads: true},
 		"catching up":               {Seen: true, Holds: true},
 		"draining":                  {Seen: true, Draining: true, Leads: true},
+		"silent for 3s":             {Seen: true, Silent: 3.5, Leads: true},
 		"away":                      {Holds: true, Leads: true},
 		"refused: its version does": {Seen: true, Refused: true},
 	} {
 		if got := n.State(); !strings.HasPrefix(got, want) {
 			t.Errorf("%+v: %s", n, got)
 		}
+	}
+}
+
+func TestANodesAdviceSaysWhatToDo(t *testing.T) {
+	for want, n := range map[string]admin.Node{
+		"":                                  {Seen: true, Holds: true, Current: true, Release: "1.2.3", Skew: -4.9},
+		"start it, or replace or remove it": {Holds: true},
+		"see whether it runs":               {Seen: true, Silent: 3},
+		"stop no other until it works":      {Seen: true, Holds: true, Release: "1.2.3"},
+		"they differ by 1m0s":               {Seen: true, Holds: true, Current: true, Release: "1.2.3", Skew: -60.5},
+		"it runs version 1.2.2, and":        {Seen: true, Release: "1.2.2"},
+		"upgrade it, or this one":           {Seen: true, Refused: true},
+	} {
+		if got := n.Advice("1.2.3"); !strings.Contains(got, want) || want == "" && got != "" {
+			t.Errorf("%+v: %s", n, got)
+		}
+	}
+	c := threeNodes()
+	if got := c.Advice(); len(got) != 2 || got[0] != "hub-2: set its clock, or this one's: they differ by 10m0s." ||
+		!strings.HasPrefix(got[1], "hub-3: start it") {
+		t.Errorf("of three nodes: %q", got)
+	}
+	c.Alone = true
+	if got := c.Advice(); len(got) != 1 || !strings.Contains(got[0], "cut off from the majority") {
+		t.Errorf("of one that is left alone: %q", got)
 	}
 }
 

@@ -553,8 +553,11 @@ func (r *Registry) RemoveNode(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	if n.cluster == nil || n.server == nil {
-		return errors.New("registry: the nodes are not ours to remove")
+	switch {
+	case n.cluster == nil:
+		return errors.New("registry: there is no cluster")
+	case n.server == nil:
+		return errors.New("registry: nodes that use a NATS cluster need only be stopped")
 	}
 	ctx, cancel := n.guard(ctx)
 	defer cancel()
