@@ -139,6 +139,18 @@ func (n *run) hasAfter(ctx context.Context, name string, sequence, last uint64) 
 	return false, n.failure(ctx, "read "+name, answer.Error)
 }
 
+// lastOf tells where a stream ends. It is not asked for without a cluster, where nothing depends on it.
+func (n *run) lastOf(ctx context.Context, name string) (uint64, error) {
+	if n.cluster == nil {
+		return 0, nil
+	}
+	info, err := n.describe(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	return info.State.LastSeq, nil
+}
+
 // emptied checks that a stream from which nothing more came has nothing more: what was left of it has expired.
 func (n *run) emptied(ctx context.Context, name string, last uint64) error {
 	info, err := n.describe(ctx, name)

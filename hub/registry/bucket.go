@@ -310,6 +310,10 @@ func (w *watch) over(ctx context.Context) error {
 
 // one watches one engine, and reports what is new in it.
 func (w *watch) one(ctx context.Context, n *run, changed <-chan struct{}) error {
+	end, err := n.lastOf(ctx, bucketPrefix+w.bucket.name)
+	if err != nil {
+		return errLapse
+	}
 	kv, err := n.js.KeyValue(ctx, w.bucket.name)
 	if err != nil {
 		return errLapse
@@ -318,12 +322,10 @@ func (w *watch) one(ctx context.Context, n *run, changed <-chan struct{}) error 
 	if err != nil {
 		return errLapse
 	}
-	defer func() {
-		if ctx.Err() == nil { // else it stops by itself, and nobody waits for an engine without a majority
-			_ = watcher.Stop()
-		}
-	}()
-	seen := map[string]bool{}
+	defer func() { _ = watcher.Stop() }()
+	seen := map[string]bool{} // nil as soon as everything has been seen
+	waiting := true           // for the engine to say that this is all it has
+	var top uint64
 	for {
 		select {
 		case entry, ok := <-watcher.Updates():
@@ -331,15 +333,25 @@ func (w *watch) one(ctx context.Context, n *run, changed <-chan struct{}) error 
 				return errLapse
 			}
 			if entry == nil {
-				if err := w.load(ctx, kv, seen); err != nil {
-					return err
-				}
-				seen = nil
+				waiting = false
+			} else if err := w.report(entry, seen); err != nil {
+				return err
+			} else {
+				top = max(top, entry.Revision())
+			}
+			if waiting || seen == nil {
 				continue
 			}
-			if err := w.report(entry, seen); err != nil {
+			// Of a cluster's nodes, this may be all that one has, which does not have yet what others have acknowledged.
+			if more, err := n.hasAfter(ctx, bucketPrefix+w.bucket.name, top, end); err != nil {
+				return errLapse
+			} else if more {
+				continue
+			}
+			if err := w.load(ctx, kv, seen); err != nil {
 				return err
 			}
+			seen = nil
 		case <-changed:
 			return errLapse
 		case <-w.bucket.r.life.Done():

@@ -297,6 +297,44 @@ func TestBucketsAreTheSameOnAllNodes(t *testing.T) {
 	})
 }
 
+// TestWhatIsAcknowledgedIsReadAtEveryNode at once, also where it was not written, and from those that do not have it yet.
+func TestWhatIsAcknowledgedIsReadAtEveryNode(t *testing.T) {
+	t.Parallel()
+	ns := clusterOf(t, 3)
+	ns.start(0, 1, 2)
+	var lists []*Bucket
+	for _, r := range ns.all {
+		eventually(t, "the bucket", func() bool {
+			list, err := r.Bucket(t.Context(), "list")
+			if err == nil {
+				lists = append(lists, list)
+			}
+			return err == nil
+		})
+	}
+	for i := range 60 {
+		key := fmt.Sprint("key ", i)
+		if i%7 == 6 { // the last message is gone
+			if err := lists[i%3].Delete(t.Context(), fmt.Sprint("key ", i-1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := lists[i%3].Put(t.Context(), key, make([]byte, 200<<10)); err != nil {
+			t.Fatal(err)
+		}
+		there := false
+		for item, err := range lists[(i+1)%3].All(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			there = there || item.Key == key
+		}
+		if !there {
+			t.Errorf("node %d does not have %s, which node %d has written", (i+1)%3+1, key, i%3+1)
+		}
+	}
+}
+
 func TestStrangersDoNotBecomeNodes(t *testing.T) {
 	t.Parallel()
 	ns := clusterOf(t, 2)
