@@ -333,6 +333,9 @@ func (r *Registry) request(ctx context.Context, what string, fn func(context.Con
 	if err != nil {
 		return err
 	}
+	if err := ctx.Err(); err != nil { // whoever has left already hears that, and never that it has been done
+		return fmt.Errorf("registry: %s: %w", what, err)
+	}
 	ctx, cancel := n.guard(ctx)
 	defer cancel()
 	err = fn(ctx, n)
