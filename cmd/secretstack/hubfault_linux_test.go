@@ -29,6 +29,7 @@ type farNodes struct {
 	roots  [3]string
 	scene  farScene
 	clocks [3]time.Duration // how much each node's clock is ahead
+	gated  bool             // nodes find each other at gates of the router
 	config string           // the nodes' configuration file, if they have one
 	here   string           // the address of this machine that leads to the nodes
 
@@ -52,6 +53,7 @@ const (
 	diskFull
 	acknowledged
 	clocksWrong
+	slowLink
 )
 
 func newFarNodes(t *testing.T, scene farScene) *farNodes {
@@ -150,6 +152,11 @@ func (f *farNodes) start(which ...int) {
 		args := []string{
 			"hub", "--json", "-a", farHost(i), "-p", f.port(i), "-d", "hub.test", "--root", f.roots[i], "--node", fmt.Sprintf("hub-%d", i+1),
 			"--cluster", "eu", "--join", strings.Join(join, ","), "--advertise", join[i],
+		}
+		if f.gated {
+			args[slices.Index(args, "--join")+1] = strings.Join([]string{f.gate(0) + ":8435", f.gate(1) + ":8435", f.gate(2) + ":8435"}, ",")
+			args[slices.Index(args, "--advertise")+1] = f.gate(i) + ":8435"
+			args = append(args, "--advertise-links", f.gate(i)+":8436", "--listen-nodes", farHost(i)+":8435", "--listen-links", farHost(i)+":8436")
 		}
 		if f.config != "" {
 			args = append(args, "--config", f.config)
