@@ -254,6 +254,9 @@ func TestThreeProcessesAreOneHub(t *testing.T) {
 	if got := c.nodes[2].whois(bob); got != other {
 		t.Errorf("the node that is left alone takes bob for %v, and he is %v", got, other)
 	}
+	c.nodes[2].signal(syscall.SIGKILL) // it could not know who may not come any more
+	c.launch(2, "--admin", admin)
+	c.health(admin, "waiting for the other nodes: 1 of 3 reached")
 }
 
 func TestNodesWithDifferentCredentialsSaySo(t *testing.T) {
