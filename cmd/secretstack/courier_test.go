@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,6 +29,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv(runMain) != "" {
 		main()
 		return
+	}
+	// Those that run side by side are faults of nodes, which wait more than they work.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
 	}
 	os.Exit(m.Run())
 }
