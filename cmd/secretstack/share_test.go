@@ -106,10 +106,17 @@ func startProcess(t *testing.T, command func(name string, args ...string) *exec.
 	return p
 }
 
+// linePatience bounds the time for a line: who waits for ever tells nobody what the process had to say.
+const linePatience = 2 * time.Minute
+
 // line reads a line of output.
 func (p *process) line() string {
 	p.t.Helper()
+	late := time.AfterFunc(linePatience, func() { _ = p.cmd.Process.Kill() })
 	text, err := p.out.ReadString('\n')
+	if !late.Stop() {
+		p.t.Fatalf("%v said nothing for %v and was killed: %s", p.cmd.Args[1:], linePatience, p.errs.String())
+	}
 	if err != nil {
 		p.t.Fatalf("%v printed %q and ended: %v: %s", p.cmd.Args[1:], text, err, p.errs.String())
 	}
