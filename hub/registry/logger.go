@@ -15,8 +15,9 @@ const levelEngineDebug = slog.LevelDebug - 4
 
 // engineLogger passes on what the engine says. Its notices are not an operator's business and go out at debug level.
 type engineLogger struct {
-	out   *slog.Logger
-	alarm *alarm
+	out                *slog.Logger
+	alarm              *alarm
+	strangers, foreign seldom
 }
 
 func (l *engineLogger) say(level slog.Level, format string, args []any) string {
@@ -34,8 +35,7 @@ func (l *engineLogger) Warnf(format string, args ...any) {
 		l.say(slog.LevelDebug, format, args)
 		return
 	}
-	text := l.say(slog.LevelWarn, format, args)
-	l.alarm.note(text, stopsWriting(text))
+	l.alarm.note(l.say(slog.LevelWarn, format, args), stopsWriting(format))
 }
 
 func (l *engineLogger) Errorf(format string, args ...any) {
@@ -43,16 +43,52 @@ func (l *engineLogger) Errorf(format string, args ...any) {
 		l.say(slog.LevelDebug, format, args)
 		return
 	}
-	text := l.say(slog.LevelError, format, args)
-	if isStranger(text) {
-		l.out.Error("registry: a machine that is no node of this cluster, or a node with another credential: all need a copy of the same file")
+	if isHandshake(format) {
+		l.stranger(format, args)
+		return
 	}
-	l.alarm.note(text, !l.alarm.amongOthers || stopsWriting(text))
+	l.alarm.note(l.say(slog.LevelError, format, args), !l.alarm.amongOthers || stopsWriting(format))
 }
 
-// stopsWriting recognises what the engine says when it gives up its files.
-func stopsWriting(text string) bool {
-	return strings.Contains(text, "disabling JetStream") || strings.Contains(text, "will be DISABLED")
+// stranger passes on that somebody has not proved to be a node. Anybody can make the engine say so as often as he likes, and can put
+// words of his own into it, such as names of certificates.
+func (l *engineLogger) stranger(format string, args []any) {
+	level := slog.LevelDebug
+	foreign := strings.Contains(fmt.Sprintf(format, args...), "certificate")
+	switch {
+	case foreign && l.foreign.now():
+		level = slog.LevelError
+		l.out.Error("registry: a machine that is no node of this cluster, or a node with another credential: all need a copy of the same file")
+	case !foreign && l.strangers.now():
+		level = slog.LevelError
+	}
+	l.alarm.note(l.say(level, format, args), false)
+}
+
+// strangersEvery is how often it is said that somebody has not proved to be a node.
+const strangersEvery = time.Minute
+
+// seldom says of what may happen often whether it is to be told now. The zero value is ready.
+type seldom struct {
+	mu   sync.Mutex
+	next time.Time // guarded by mu
+}
+
+func (s *seldom) now() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if now.Before(s.next) {
+		return false
+	}
+	s.next = now.Add(strangersEvery)
+	return true
+}
+
+// stopsWriting recognises what the engine says when it gives up its files. It looks at the engine's own words alone: what they
+// are filled with may be a stranger's.
+func stopsWriting(format string) bool {
+	return strings.Contains(format, "disabling JetStream") || strings.Contains(format, "will be DISABLED")
 }
 
 // isWaiting recognises what the engine says while other nodes are away. The registry says so itself.
@@ -61,9 +97,9 @@ func isWaiting(format string) bool {
 		strings.Contains(format, "has not established contact with a meta leader")
 }
 
-// isStranger recognises what the engine says on either side when two machines do not have the same credential.
-func isStranger(text string) bool {
-	return strings.Contains(text, "TLS route handshake error") && strings.Contains(text, "certificate")
+// isHandshake recognises what the engine says when a connection of others did not come about.
+func isHandshake(format string) bool {
+	return strings.Contains(format, "TLS") && (strings.Contains(format, "handshake error") || strings.Contains(format, "handshake timeout"))
 }
 
 func (l *engineLogger) Fatalf(format string, args ...any) { l.Errorf(format, args...) }
