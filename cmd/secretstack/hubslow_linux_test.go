@@ -16,6 +16,7 @@ import (
 
 	"github.com/secretstack/secretstack"
 	"github.com/secretstack/secretstack/hub/native"
+	"github.com/secretstack/secretstack/internal/testkit"
 	"github.com/secretstack/secretstack/multiserver"
 	"github.com/secretstack/secretstack/plugins/hubclient"
 	"github.com/secretstack/secretstack/secrez"
@@ -175,6 +176,12 @@ func TestTheWayToANodeIsSlow(t *testing.T) {
 	nobody := secrez.NewID()
 	for i, id := range []secrez.ID{here.ID, here.ID, nobody} { // what needs no question over the slow way
 		c := l.client(someone(t, 1), i)
+		if id != nobody { // another node hears of it a moment later
+			testkit.Eventually(t, "the courier is known", func() bool {
+				who, err := tell[native.Who](c, native.MethodWhois, native.WhoisRequest{ID: id})
+				return err == nil && who.Online
+			})
+		}
 		var took []time.Duration
 		for range 50 {
 			began := time.Now()

@@ -43,6 +43,7 @@ type books struct {
 	accounts map[[recipientSize]byte]*account
 	senders  map[sender]amount
 	totals   [kinds]amount
+	turns    uint64 // how often something was entered or struck out
 }
 
 func newBooks() books {
@@ -51,6 +52,7 @@ func newBooks() books {
 
 // add enters one envelope.
 func (b *books) add(recipient [recipientSize]byte, k kind, t tag, size int) {
+	b.turns++
 	a := b.accounts[recipient]
 	if a == nil {
 		a = &account{}
@@ -66,6 +68,7 @@ func (b *books) add(recipient [recipientSize]byte, k kind, t tag, size int) {
 
 // remove strikes one out, if it is there.
 func (b *books) remove(recipient [recipientSize]byte, k kind, t tag, size int) {
+	b.turns++
 	a := b.accounts[recipient]
 	if a == nil {
 		return

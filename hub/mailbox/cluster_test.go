@@ -3,11 +3,14 @@ package mailbox
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/secretstack/secretstack/hub/cluster/credential"
 	"github.com/secretstack/secretstack/hub/registry"
@@ -171,5 +174,40 @@ func TestMailboxesAreTheSameOnAllNodes(t *testing.T) {
 		if got := waiting(t, m, alice); got != nil {
 			t.Errorf("there is still %v", got)
 		}
+	}
+}
+
+// What a node hears while it counts is not in what it has counted, or is there twice.
+func TestACountBesideNewsIsNotSure(t *testing.T) {
+	m := opened(t, Limits{})
+	if counted, sure := m.counted(); !counted || !sure {
+		t.Errorf("nothing happened, and the count is %t, %t", counted, sure)
+	}
+	var b tag
+	text, err := json.Marshal(news{Node: "another", Box: key(t, "alice"), Sender: b[:], Size: 1024})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var node sync.WaitGroup
+	node.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				m.hear(&nats.Msg{Data: text})
+			}
+		}
+	})
+	testkit.Eventually(t, "a count is not sure", func() bool {
+		counted, sure := m.counted()
+		return counted && !sure
+	})
+	close(stop)
+	node.Wait()
+	m.countAnew()
+	if mails, _ := m.Count(key(t, "alice")); mails.Count != 0 {
+		t.Errorf("%d envelopes are counted that are not there", mails.Count)
 	}
 }

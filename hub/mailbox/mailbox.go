@@ -25,6 +25,7 @@ const (
 	requestQueue  = "requests"
 	policyBucket  = "mailboxes"
 	recountPause  = time.Second // between two attempts to count what there is
+	mostRecounts  = 5           // how often it is counted at most because something was entered meanwhile
 	sweepEvery    = time.Minute
 	sweepAtMost   = 4096 // messages of a queue in one sweep; another one follows at once
 	recipientSize = keys.PublicKeySize
@@ -206,26 +207,43 @@ func (m *Mailboxes) recount() {
 			return
 		}
 		<-m.stillness() // writes are bounded
-		for !m.recounted() {
+		m.countAnew()
+	}
+}
+
+// countAnew counts as soon as that is possible. What is entered meanwhile may be missing afterwards, or be there twice: then it is
+// counted again, a few times.
+func (m *Mailboxes) countAnew() {
+	for range mostRecounts {
+		counted, sure := m.counted()
+		for ; !counted; counted, sure = m.counted() {
 			if !pause.Sleep(m.life, recountPause) {
 				return
 			}
 		}
+		if sure || !pause.Sleep(m.life, recountPause) {
+			return
+		}
 	}
 }
 
-func (m *Mailboxes) recounted() bool {
+// counted counts once, and reports whether that was possible, and whether nothing was entered meanwhile.
+func (m *Mailboxes) counted() (counted, sure bool) {
+	m.mu.Lock()
+	turns := m.books.turns
+	m.mu.Unlock()
 	b, err := m.count(m.life)
 	if err != nil {
 		if m.life.Err() == nil {
 			m.cfg.Logger.Warn("mailbox: what is stored cannot be counted yet", "err", err)
 		}
-		return false
+		return false, false
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	sure = m.books.turns == turns
 	m.books, m.doubt = b, false
-	return true
+	return true, sure
 }
 
 // count goes through everything that is stored.

@@ -87,7 +87,7 @@ func (m *Mailboxes) follow() {
 			if heard, err = conn.Subscribe(newsSubject, m.hear); err != nil {
 				m.cfg.Logger.Warn("mailbox: other nodes cannot be heard", "err", err)
 			}
-			m.recounted()
+			m.countAnew()
 		}
 		m.listenUntil(changed, again.C)
 		if heard != nil {
@@ -101,7 +101,7 @@ func (m *Mailboxes) listenUntil(changed <-chan struct{}, again <-chan time.Time)
 	for {
 		select {
 		case <-again:
-			m.recounted()
+			m.countAnew()
 		case <-changed:
 			return
 		case <-m.life.Done():
