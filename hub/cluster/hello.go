@@ -153,10 +153,13 @@ func (n *Node) sayHello(to string) {
 	}
 }
 
+// longestHello bounds what a node says of itself, bytes. It is remembered.
+const longestHello = 16 << 10
+
 // hear takes in what another node says of itself, and answers one who asks.
 func (n *Node) hear(m *nats.Msg) {
 	var h hello
-	if json.Unmarshal(m.Data, &h) != nil || h.Node == "" || h.Node == n.cfg.Name {
+	if len(m.Data) > longestHello || json.Unmarshal(m.Data, &h) != nil || h.Node == "" || h.Node == n.cfg.Name {
 		return
 	}
 	if m.Reply != "" {
@@ -236,7 +239,7 @@ func (n *Node) meet(ctx context.Context) error {
 			return nil // those who have something to say have said it
 		}
 		var h hello
-		if json.Unmarshal(m.Data, &h) != nil || h.Node == "" {
+		if len(m.Data) > longestHello || json.Unmarshal(m.Data, &h) != nil || h.Node == "" {
 			continue
 		}
 		n.note(h)

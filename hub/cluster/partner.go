@@ -19,8 +19,12 @@ type partner struct {
 // mostPatience bounds the time in which a node that has fallen silent on the bus must answer over a link.
 const mostPatience = 5 * time.Second
 
-// partner gives the life of a process that has just been met over a link. The node's process before it has gone.
+// partner gives the life of a process that has just been met over a link. The node's process before it has gone. One that does not
+// say where it takes links cannot be asked whether it is there, and is not remembered: it would be for ever.
 func (n *Node) partner(place Place, run string) context.Context {
+	if place.Address == "" {
+		return n.life
+	}
 	p, before := n.met(place, run)
 	if before != nil {
 		before.end()
@@ -35,9 +39,7 @@ func (n *Node) met(place Place, run string) (p, before *partner) {
 	key := place.Key.Array()
 	before = n.partners[key]
 	if before != nil && before.run == run {
-		if place.Address != "" {
-			before.place = place
-		}
+		before.place = place
 		return before, nil
 	}
 	p = &partner{place: place, run: run}
@@ -69,7 +71,7 @@ func (n *Node) doubtful() (all []*partner) {
 	for _, p := range n.partners {
 		o := n.others[p.place.Node]
 		heard := o != nil && o.Run == p.run && time.Since(o.heard) <= silentAfter*n.cfg.Limits.HelloEvery
-		if !heard && !p.asked && p.place.Address != "" {
+		if !heard && !p.asked {
 			p.asked = true
 			all = append(all, p)
 		}
