@@ -119,11 +119,18 @@ func (d *doctor) identity() {
 		d.add(about, fine, id.Public().String()+", in "+file, "")
 	case errors.Is(err, errProtected):
 		d.add(about, fine, "in "+file+", protected by a passphrase", "")
+	case errors.Is(err, fs.ErrNotExist) && d.hasHub(): // a hub's folder needs none
 	case errors.Is(err, fs.ErrNotExist):
 		d.add(about, odd, "there is none in "+d.g.root, "to make one: secretstack keys")
 	default:
 		d.add(about, broken, plain(err), "")
 	}
+}
+
+// hasHub reports whether a hub has been started with our root: whoever operates one needs no identity and no courier there.
+func (d *doctor) hasHub() bool {
+	_, err := os.Stat(d.g.hubDir())
+	return err == nil
 }
 
 func (d *doctor) courier(ctx context.Context) {
@@ -134,6 +141,9 @@ func (d *doctor) courier(ctx context.Context) {
 		return
 	}
 	if _, err := os.Stat(d.g.optionsFile()); err != nil {
+		if d.self.IsZero() && d.hasHub() {
+			return
+		}
 		d.add(about, odd, "none has been started with this --root", "to have one: secretstack courier")
 		return
 	}

@@ -58,6 +58,12 @@ func TestTheDoctorLooksAtCourierAndHub(t *testing.T) {
 	if r.code != exitOK || !strings.Contains(r.out, "ok    hub here: running since") || !strings.Contains(r.out, "ok    hub here: it answers at") {
 		t.Errorf("the hub: %d, %s%s", r.code, r.out, r.err)
 	}
+	if strings.Contains(r.out, "warn  identity") || strings.Contains(r.out, "warn  courier") {
+		t.Errorf("a courier is missed in the folder of a hub: %s", r.out)
+	}
+	if r = command(t, "", "hub", "cluster", "remove", "hub-4", "--root", hubRoot); r.code != exitFailed || !strings.Contains(r.err, "no node of a cluster") {
+		t.Errorf("a node is removed at a hub that is alone: %d, %s", r.code, r.err)
+	}
 	h.stop()
 	r = h.try("", "doctor", "--json")
 	var findings []finding

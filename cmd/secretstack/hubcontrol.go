@@ -39,7 +39,7 @@ func controlWorks(dir string) bool {
 	return err == nil && runtime.GOOS != "windows" && len(path) <= longestSocket
 }
 
-var errNoHub = errors.New("no hub is running with this --root, or it has no control socket")
+var errNoHub = errors.New("no hub is running with this --root, or it is starting still, as a node does that waits for others")
 
 // noHub says that no hub can be asked, and where there is a node's credential why that may be.
 func (g *globals) noHub() error {

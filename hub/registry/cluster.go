@@ -555,7 +555,7 @@ func (r *Registry) RemoveNode(ctx context.Context, node string) error {
 	}
 	switch {
 	case n.cluster == nil:
-		return errors.New("registry: there is no cluster")
+		return errors.New("registry: this hub is alone, it is no node of a cluster")
 	case n.server == nil:
 		return errors.New("registry: nodes that use a NATS cluster need only be stopped")
 	}
