@@ -6,8 +6,11 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/secretstack/secretstack/secrez"
 )
 
 // keepSockets keeps as many tunnel sockets open as a courier of Secrez may have: a closed one is replaced.
@@ -65,8 +68,36 @@ func (k *replaced) Close() error {
 	return k.Conn.Close()
 }
 
+// whatIsSignedCountsOnce registers at all nodes at once with what was signed once: whoever has seen that opens no port at another.
+func whatIsSignedCountsOnce(t *testing.T, nodes []*running) {
+	t.Helper()
+	account, err := secrez.FromIdentity(identity(t, "carol"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := account.SignPayload(map[string]any{"id": 0}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var took atomic.Int64
+	ask := func(r *running) {
+		if status, _ := registerAs(t, r, signed); status == http.StatusOK {
+			took.Add(1)
+		}
+	}
+	var all sync.WaitGroup
+	for _, r := range nodes {
+		all.Go(func() { ask(r) })
+	}
+	all.Wait()
+	if took.Load() != 1 {
+		t.Errorf("%d nodes have taken what was signed once", took.Load())
+	}
+}
+
 func TestACourierOfSecrezIsReachedThroughAnotherNode(t *testing.T) {
 	nodes := startNodes(t, 3)
+	whatIsSignedCountsOnce(t, nodes)
 	a, b := nodes[0], nodes[1]
 	status, g := register(t, a, "alice", nil)
 	if status != http.StatusOK {

@@ -16,8 +16,11 @@ import (
 	"github.com/secretstack/secretstack/secrez"
 )
 
-// usedBucket is where the v1 API remembers payloads that were used.
-const usedBucket = "secrez-used"
+// The v1 API remembers payloads that were used in usedBucket, nodes in sharedBucket.
+const (
+	usedBucket   = "secrez-used"
+	sharedBucket = "secrez-once"
+)
 
 // guests are the couriers that have registered with the v1 API and have a tunnel port.
 type guests struct {
@@ -72,12 +75,8 @@ func (g *guests) list() []guest {
 
 // openSecrez makes what the hub says over HTTP under its own name.
 func (h *Hub) openSecrez(ctx context.Context) error {
-	used, err := h.registry.Bucket(ctx, usedBucket)
-	if err != nil {
-		return err
-	}
-	h.secrez, err = secrezapi.New(secrezapi.Config{
-		Registry: h.registry, Pools: h.pools, Used: used,
+	cfg := secrezapi.Config{
+		Registry: h.registry, Pools: h.pools,
 		Domain: h.cfg.Domain, Port: h.places.port, Secure: h.places.secure, TunnelHost: h.cfg.TunnelHost,
 		Landing: h.cfg.Landing, Version: h.cfg.Version, Key: h.identity.Public(), Code: h.cfg.Code,
 		MaxBody: h.cfg.Limits.MaxRegistrationBody, Timeout: h.cfg.Limits.RegistrationTimeout,
@@ -99,7 +98,24 @@ func (h *Hub) openSecrez(ctx context.Context) error {
 		Sockets:    h.sockets,
 		Observe:    h.observeSecrez,
 		Logger:     h.log,
-	})
+	}
+	if err := h.openUsed(ctx, &cfg); err != nil {
+		return err
+	}
+	var err error
+	h.secrez, err = secrezapi.New(cfg)
+	return err
+}
+
+// openUsed opens where used payloads are remembered.
+func (h *Hub) openUsed(ctx context.Context, cfg *secrezapi.Config) error {
+	if h.cfg.Cluster == nil {
+		used, err := h.registry.Bucket(ctx, usedBucket)
+		cfg.Used = used
+		return err
+	}
+	shared, err := h.registry.TemporaryBucket(ctx, sharedBucket, secrezapi.LedgerLife)
+	cfg.Shared = shared
 	return err
 }
 

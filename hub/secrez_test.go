@@ -43,7 +43,13 @@ func register(t *testing.T, r *running, name string, extra map[string]any) (int,
 	if err != nil {
 		t.Fatal(err)
 	}
-	query := url.Values{"payload": {payload.Payload}, "signature": {payload.Signature}}
+	return registerAs(t, r, payload)
+}
+
+// registerAs asks for an id with what somebody has signed.
+func registerAs(t *testing.T, r *running, signed secrez.Signed) (int, guest) {
+	t.Helper()
+	query := url.Values{"payload": {signed.Payload}, "signature": {signed.Signature}}
 	status, text := get(t, r.visitor(), "http://"+domain+"/api/v1/tunnel/new?"+query.Encode())
 	var g guest
 	if status == http.StatusOK {

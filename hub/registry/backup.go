@@ -58,10 +58,10 @@ func (r *Registry) Backup(ctx context.Context, w io.Writer) (Archive, error) {
 // errIdle says that nothing comes from a stream any more.
 var errIdle = errors.New("nothing comes any more")
 
-// archive writes one stream.
+// archive writes one stream, unless it is a temporary bucket: what goes by itself is worth nothing later.
 func (n *run) archive(ctx context.Context, a *archiver, name string) error {
 	info, err := n.describe(ctx, name)
-	if err != nil {
+	if err != nil || info.Config.MaxAge > 0 {
 		return err
 	}
 	if err := a.json(frameStream, info.Config); err != nil {

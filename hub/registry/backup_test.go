@@ -35,6 +35,7 @@ func backedUp(t *testing.T) (archive []byte, ids map[uint64]secrez.ID, retired s
 		t.Fatal(err)
 	}
 	bucket(t, r, "empty")
+	put(t, temporary(t, r), "k", "v")
 	var out bytes.Buffer
 	info, err := r.Backup(t.Context(), &out)
 	if err != nil {
@@ -72,6 +73,9 @@ func checkRestored(t *testing.T, dir string, ids map[uint64]secrez.ID, retired s
 		}
 		if empty := contents(t, bucket(t, r, "empty")); len(empty) != 0 {
 			t.Errorf("the empty bucket has %v", empty)
+		}
+		if gone := contents(t, temporary(t, r)); len(gone) != 0 {
+			t.Errorf("the temporary bucket has %v", gone)
 		}
 		register(t, r, native(t, identity(t, 7)))
 		put(t, bucket(t, r, "lists"), "later", "v")

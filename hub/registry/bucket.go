@@ -27,6 +27,7 @@ const (
 type Bucket struct {
 	r    *Registry
 	name string
+	life time.Duration // of a key; 0: for ever
 }
 
 // Item is a key of a bucket with its value.
@@ -50,10 +51,19 @@ type Change struct {
 // Bucket opens the bucket of a name, or makes it: 1 to 32 of a to z, 0 to 9, "-" and "_". Its error is ErrName,
 // ErrUnavailable or ErrClosed.
 func (r *Registry) Bucket(ctx context.Context, name string) (*Bucket, error) {
+	return r.bucket(ctx, name, 0)
+}
+
+// TemporaryBucket is a Bucket that forgets each key by itself, some time after it was written. Nobody who watches is told.
+func (r *Registry) TemporaryBucket(ctx context.Context, name string, life time.Duration) (*Bucket, error) {
+	return r.bucket(ctx, name, life)
+}
+
+func (r *Registry) bucket(ctx context.Context, name string, life time.Duration) (*Bucket, error) {
 	if len(name) == 0 || len(name) > maxBucketName || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 		return nil, fmt.Errorf("%w: bucket %q", ErrName, name)
 	}
-	b := &Bucket{r: r, name: name}
+	b := &Bucket{r: r, name: name, life: life}
 	err := b.do(ctx, "open", func(ctx context.Context, e *engine) error {
 		_, err := e.js.KeyValue(ctx, name)
 		return err
@@ -72,14 +82,18 @@ func (b *Bucket) make(ctx context.Context) error {
 		return err
 	}
 	return b.do(ctx, "make", func(ctx context.Context, e *engine) error {
-		_, err := e.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket:         b.name,
-			History:        1,
-			MaxValueSize:   maxValue,
-			Storage:        jetstream.FileStorage,
-			Replicas:       e.replicas,
-			LimitMarkerTTL: deletionKept,
-		})
+		cfg := jetstream.KeyValueConfig{
+			Bucket:       b.name,
+			History:      1,
+			MaxValueSize: maxValue,
+			Storage:      jetstream.FileStorage,
+			Replicas:     e.replicas,
+			TTL:          b.life,
+		}
+		if b.life == 0 {
+			cfg.LimitMarkerTTL = deletionKept
+		}
+		_, err := e.js.CreateOrUpdateKeyValue(ctx, cfg)
 		if err == nil {
 			err = e.syncFolders()
 		}
@@ -139,7 +153,7 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 		if _, err := kv.Get(ctx, encoded); errors.Is(err, jetstream.ErrKeyNotFound) {
 			return nil // nothing to leave a mark of
 		}
-		return kv.Purge(ctx, encoded, jetstream.PurgeTTL(deletionKept))
+		return kv.Purge(ctx, encoded, b.marked()...)
 	})
 }
 
@@ -152,12 +166,20 @@ func (b *Bucket) DeleteIf(ctx context.Context, key string, revision uint64) erro
 		return err
 	}
 	return b.key(ctx, "delete", key, func(ctx context.Context, kv jetstream.KeyValue, encoded string) error {
-		err := kv.Purge(ctx, encoded, jetstream.PurgeTTL(deletionKept), jetstream.LastRevision(revision))
+		err := kv.Purge(ctx, encoded, append(b.marked(), jetstream.LastRevision(revision))...)
 		if isWrongSequence(err) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 			err = ErrConflict
 		}
 		return err
 	})
+}
+
+// marked says for how long the mark of a deletion is kept. In a temporary bucket it goes with the time of everything.
+func (b *Bucket) marked() []jetstream.KVDeleteOpt {
+	if b.life > 0 {
+		return nil
+	}
+	return []jetstream.KVDeleteOpt{jetstream.PurgeTTL(deletionKept)}
 }
 
 // All goes through the keys that there are, in no order. An error ends it.

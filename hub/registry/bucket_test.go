@@ -10,11 +10,22 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/secretstack/secretstack/internal/testkit"
 )
 
 func bucket(tb testing.TB, r *Registry, name string) *Bucket {
 	tb.Helper()
 	b, err := r.Bucket(tb.Context(), name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
+
+func temporary(tb testing.TB, r *Registry) *Bucket {
+	tb.Helper()
+	b, err := r.TemporaryBucket(tb.Context(), "temporary", time.Hour)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -78,6 +89,36 @@ func TestBucketsKeepWhatTheyAreGiven(t *testing.T) {
 	}
 	if got := contents(t, bucket(t, r, "new")); len(got) != 0 {
 		t.Errorf("a new bucket has %v", got)
+	}
+}
+
+func TestATemporaryBucketForgets(t *testing.T) {
+	cfg := config(t, t.TempDir())
+	r := open1(t, cfg)
+	b, err := r.TemporaryBucket(t.Context(), "once", 500*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // also after it was deleted
+		if _, err := b.Create(t.Context(), "a", []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Delete(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.Create(t.Context(), "b", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Create(t.Context(), "b", []byte("2")); !errors.Is(err, ErrExists) {
+		t.Errorf("it is created twice: %v", err)
+	}
+	testkit.Eventually(t, "the key is forgotten", func() bool {
+		_, err := b.Get(t.Context(), "b")
+		return errors.Is(err, ErrNotFound)
+	})
+	if _, err := b.Create(t.Context(), "b", []byte("3")); err != nil {
+		t.Error(err)
 	}
 }
 

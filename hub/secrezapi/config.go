@@ -44,6 +44,16 @@ type Store interface {
 	All(ctx context.Context) iter.Seq2[registry.Item, error]
 }
 
+// Ledger is what is needed of a bucket that several nodes have, such as [registry.Registry.TemporaryBucket] gives.
+type Ledger interface {
+	Create(ctx context.Context, key string, value []byte) (uint64, error)
+	Delete(ctx context.Context, key string) error
+}
+
+// LedgerLife is how long a [Ledger] must remember a key at least: payloads that one node takes for fresh, however wrong its clock
+// is within a few minutes, are known to the others.
+const LedgerLife = 15 * time.Minute
+
 // Kind is what a visitor wants that not everybody may have as often as he likes.
 type Kind string
 
@@ -75,6 +85,10 @@ type Config struct {
 	// Used is where used payloads are remembered across restarts, a bucket of its own. nil: they are not, and whatever was
 	// signed before New is refused, which locks out couriers with slow clocks for as long as they are slow.
 	Used Store
+
+	// Shared is where used payloads are remembered in place of Used when several nodes have the same registry: so that one
+	// counts once at all of them. nil: this hub is alone.
+	Shared Ledger
 
 	// Domain is the hub's own name, without a port: couriers are at <id>.<Domain>. Empty: couriers can register from the
 	// machine itself only, and are at <id>.localhost.

@@ -14,7 +14,8 @@
 //     else happens: a client that did not hear the answer asks again in the same words.
 //   - What was used is also written down, in Config.Used, before the courier's port opens. A payload that was used before
 //     the hub's restart is therefore refused, and one that was not is good, however wrong its signer's clock is within the
-//     minute.
+//     minute. Nodes with one registry write it to Config.Shared: it counts once at all of them, and only the node that took it
+//     gives the same answer again.
 //   - What is refused, or fails, is not used.
 //
 // # What the original does and this package does not

@@ -47,6 +47,10 @@ func New(cfg Config) (*Handler, error) {
 // remember begins with what was used before, or else without anything that could have been.
 func (h *Handler) remember() error {
 	opts := secrez.ReplayOptions{Window: window, Now: h.cfg.Now}
+	if h.cfg.Shared != nil {
+		h.replays = secrez.NewReplayCache(opts) // what it does not know is asked for
+		return nil
+	}
 	if h.cfg.Used != nil {
 		h.replays = secrez.NewReplayCache(opts)
 		h.used = newUsedPayloads(h.cfg.Used, h.cfg.Now)

@@ -3,6 +3,7 @@ package secrezapi
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -235,15 +236,12 @@ func (h *Handler) publish(ctx context.Context, ask request) (registered, error) 
 	if err != nil {
 		return registered{}, err
 	}
-	if h.used != nil {
-		if err := h.used.add(ctx, ask.Payload); err != nil {
-			// Nothing can be written, and nothing had to be: the id is on disk. A courier that comes back to a hub whose disk is
-			// full is worth more than what is lost, which is that this payload works again should the hub restart within a minute.
-			h.cfg.Logger.WarnContext(ctx, "a used registration is remembered until the hub stops, and no longer", "err", err)
-		}
+	if err := h.writeDown(ctx, ask.Payload); err != nil {
+		return registered{}, err
 	}
 	rec, pool, err := h.openPool(ctx, rec, ask.addr)
 	if err != nil {
+		h.strikeOut(ctx, ask.Payload)
 		return registered{}, err
 	}
 	if !before.IsZero() && before != rec.ID {
@@ -254,6 +252,42 @@ func (h *Handler) publish(ctx context.Context, ask request) (registered, error) 
 	return registered{
 		ID: rec.ID, Port: pool.Port(), MaxSockets: pool.MaxSockets(), URL: ask.site.courier(rec.ID), IP: h.cfg.TunnelHost,
 	}, nil
+}
+
+// writeDown remembers that a payload is used. Its error is [secrez.ErrReplayed] if it has been, at another node or before a restart.
+//
+// When nothing can be written, nothing had to be: the id is on disk. A courier that comes back to a hub whose disk is full is worth
+// more than what is lost, which is that this payload works again, within a minute, should the hub restart, or at another node.
+func (h *Handler) writeDown(ctx context.Context, p *secrez.Payload) (err error) {
+	switch {
+	case h.cfg.Shared != nil:
+		_, err = h.cfg.Shared.Create(ctx, ledgerKey(p), []byte{1})
+		if errors.Is(err, registry.ErrExists) {
+			return secrez.ErrReplayed
+		}
+	case h.used != nil:
+		err = h.used.add(ctx, p)
+	}
+	if err != nil {
+		h.cfg.Logger.WarnContext(ctx, "a used registration is remembered until the hub stops, and no longer", "err", err)
+	}
+	return nil
+}
+
+// strikeOut takes back that a payload is used: what fails is not. A payload that stays in the ledger nevertheless is refused when
+// it comes again, and its courier signs another one.
+func (h *Handler) strikeOut(ctx context.Context, p *secrez.Payload) {
+	if h.cfg.Shared == nil {
+		return
+	}
+	if err := h.cfg.Shared.Delete(ctx, ledgerKey(p)); err != nil {
+		h.cfg.Logger.WarnContext(ctx, "a registration that failed counts as used", "err", err)
+	}
+}
+
+func ledgerKey(p *secrez.Payload) string {
+	digest := p.Digest()
+	return hex.EncodeToString(digest[:])
 }
 
 // admit asks whether a key may have what it asks for, and tells the id that it has.

@@ -538,6 +538,16 @@ func TestConfigurationsThatCannotWorkAreRefused(t *testing.T) {
 }
 
 func TestNoPortIsFree(t *testing.T) {
+	for what, change := range map[string]func(*world, *Config){
+		"a hub that is alone": func(w *world, c *Config) { c.Used = w.used() },
+		"one of several":      func(w *world, c *Config) { c.Shared = w.shared() },
+	} {
+		t.Run(what, func(t *testing.T) { noPortIsFree(t, change) })
+	}
+}
+
+// noPortIsFree sees that what fails is not used.
+func noPortIsFree(t *testing.T, change func(*world, *Config)) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -548,6 +558,7 @@ func TestNoPortIsFree(t *testing.T) {
 	w.restart(func(c *Config) {
 		_ = c.Pools.Close()
 		c.Pools = w.newPools(vhost.PortRange{First: taken, Last: taken}, vhost.PoolConfig{})
+		change(w, c)
 	})
 	s := w.sign(account(t, "alice"), nil)
 	r := w.get(query(s))

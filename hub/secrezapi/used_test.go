@@ -85,7 +85,15 @@ func remembered(t *testing.T, store Store, c *clock) map[[32]byte]time.Time {
 
 // A hub that is restarted must know what was used, and must not mistake a slow clock for a replay.
 func TestReplaysAcrossARestartAreRefusedAndHonestClientsAreNot(t *testing.T) {
-	durable := func(w *world) func(*Config) { return func(c *Config) { c.Used = w.used() } }
+	for what, durable := range map[string]func(w *world) func(*Config){
+		"a hub that is alone": func(w *world) func(*Config) { return func(c *Config) { c.Used = w.used() } },
+		"one of several":      func(w *world) func(*Config) { return func(c *Config) { c.Shared = w.shared() } },
+	} {
+		t.Run(what, func(t *testing.T) { replaysAreRefused(t, durable) })
+	}
+}
+
+func replaysAreRefused(t *testing.T, durable func(w *world) func(*Config)) {
 	w := newWorld(t, nil)
 	w.restart(durable(w))
 	alice := account(t, "alice")

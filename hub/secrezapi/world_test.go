@@ -147,6 +147,15 @@ func (w *world) used() *registry.Bucket {
 	return b
 }
 
+func (w *world) shared() *registry.Bucket {
+	w.t.Helper()
+	b, err := w.registry.TemporaryBucket(w.t.Context(), "shared", LedgerLife)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return b
+}
+
 func (w *world) serve(cfg Config) {
 	w.t.Helper()
 	var front http.Handler = w.api
