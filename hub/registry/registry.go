@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,9 @@ import (
 
 // readPause is how long reading rests after a failure.
 const readPause = 200 * time.Millisecond
+
+// tellEvery is how often the same failure is told.
+const tellEvery = time.Minute
 
 // Registry is an open registry. All its methods may be called concurrently.
 type Registry struct {
@@ -228,6 +232,7 @@ func (n *run) loadedAll(ctx context.Context, stored []storedStream) error {
 // which the directory has all that there was at the start.
 func (r *Registry) read(ctx context.Context, n *run, last uint64) error {
 	loading := r.dir.last() < last
+	var told time.Time // without a majority it fails several times a second
 	for {
 		applied, _ := r.dir.position()
 		err := n.follow(ctx, logStream, applied+1, false, func(m message) error {
@@ -243,7 +248,11 @@ func (r *Registry) read(ctx context.Context, n *run, last uint64) error {
 		if ctx.Err() != nil || errors.Is(err, ErrDamaged) {
 			return err
 		}
-		r.cfg.Logger.Warn("registry: reading the log", "err", err)
+		level := slog.LevelDebug
+		if time.Since(told) >= tellEvery {
+			told, level = time.Now(), slog.LevelWarn
+		}
+		r.cfg.Logger.Log(ctx, level, "registry: the log cannot be read now", "err", err)
 		if !pause.Sleep(ctx, readPause) {
 			return err
 		}
