@@ -108,6 +108,11 @@ func (f *farNodes) front(i int) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	f.each(ln, func(near net.Conn) { f.lead(near, farHost(i)+":"+f.port(i)) })
+}
+
+// each takes connections until the test ends, and waits for what is done with them.
+func (f *farNodes) each(ln net.Listener, lead func(near net.Conn)) {
 	var all sync.WaitGroup
 	f.t.Cleanup(func() { _ = ln.Close(); all.Wait() })
 	all.Go(func() {
@@ -116,7 +121,7 @@ func (f *farNodes) front(i int) {
 			if err != nil {
 				return
 			}
-			all.Go(func() { f.lead(near, farHost(i)+":"+f.port(i)) })
+			all.Go(func() { lead(near) })
 		}
 	})
 }

@@ -47,20 +47,12 @@ func (f *farNodes) gates(lone int) (slowDown func()) {
 			if err != nil {
 				f.t.Fatal(err)
 			}
-			var all sync.WaitGroup
-			f.t.Cleanup(func() { _ = ln.Close(); all.Wait() })
-			all.Go(func() {
-				for {
-					near, err := ln.Accept()
-					if err != nil {
-						return
-					}
-					var way *atomic.Bool
-					if i == lone || strings.HasPrefix(near.RemoteAddr().String(), farHost(lone)+":") {
-						way = &slow
-					}
-					all.Go(func() { f.cross(near, farHost(i)+":"+port, way) })
+			f.each(ln, func(near net.Conn) {
+				var way *atomic.Bool
+				if i == lone || strings.HasPrefix(near.RemoteAddr().String(), farHost(lone)+":") {
+					way = &slow
 				}
+				f.cross(near, farHost(i)+":"+port, way)
 			})
 		}
 	}

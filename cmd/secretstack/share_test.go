@@ -42,13 +42,7 @@ func newTestHub(t *testing.T) *testHub {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() {
-		err := h.Serve(context.Background())
-		if errors.Is(err, hub.ErrClosed) { // the test has ended before
-			err = nil
-		}
-		served <- err
-	}()
+	go func() { served <- h.Serve(context.Background()) }()
 	addr := h.Addrs()[0].String()
 	th := &testHub{Hub: h, addr: addr, address: "net:" + addr + "~shs:" + h.About().Key.Base64()}
 	th.stop = func() {
@@ -77,12 +71,9 @@ func newProcess(t *testing.T, args ...string) *process {
 	return startProcess(t, exec.Command, args...)
 }
 
-// startProcess starts the command that command makes. With -short tests have no processes of their own.
+// startProcess starts the command that command makes.
 func startProcess(t *testing.T, command func(name string, args ...string) *exec.Cmd, args ...string) *process {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("it starts processes")
-	}
 	p := &process{t: t, cmd: command(os.Args[0], args...)}
 	p.cmd.Env = append(os.Environ(), runMain+"=1")
 	p.cmd.Stderr = &p.errs
