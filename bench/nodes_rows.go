@@ -119,16 +119,7 @@ func nodesCircuitRow(key string, shared *sharedNodes, streams int) row {
 			if err != nil {
 				return nil, err
 			}
-			measure := func(ctx context.Context, d time.Duration) ([]float64, error) {
-				pairs, err := openPairs(ctx, r, streams)
-				defer drop(pairs...)
-				if err != nil {
-					return nil, err
-				}
-				rate, perGiB, err := flowAndCPU(ctx, d, r.pids(), pairs, relayChunk)
-				return append([]float64{rate / megabyte}, perGiB...), err
-			}
-			return &several{measure: measure, close: r.Close}, nil
+			return flowThrough(r, r.pids(), streams), nil
 		}
 	})
 }

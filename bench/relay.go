@@ -104,17 +104,22 @@ func relayFlow(start func(ctx context.Context) (relay, error), streams int) func
 		if err != nil {
 			return nil, err
 		}
-		measure := func(ctx context.Context, d time.Duration) ([]float64, error) {
-			pairs, err := openPairs(ctx, r, streams)
-			defer drop(pairs...)
-			if err != nil {
-				return nil, err
-			}
-			rate, perGiB, err := flowAndCPU(ctx, d, []int{r.pid()}, pairs, relayChunk)
-			return append([]float64{rate / megabyte}, perGiB...), err
-		}
-		return &several{measure: measure, close: r.Close}, nil
+		return flowThrough(r, []int{r.pid()}, streams), nil
 	}
+}
+
+// flowThrough measures bulk through a relay that has been started, and the CPU time of processes.
+func flowThrough(r relay, pids []int, streams int) meter {
+	measure := func(ctx context.Context, d time.Duration) ([]float64, error) {
+		pairs, err := openPairs(ctx, r, streams)
+		defer drop(pairs...)
+		if err != nil {
+			return nil, err
+		}
+		rate, perGiB, err := flowAndCPU(ctx, d, pids, pairs, relayChunk)
+		return append([]float64{rate / megabyte}, perGiB...), err
+	}
+	return &several{measure: measure, close: r.Close}
 }
 
 // pair is what open makes.

@@ -108,7 +108,7 @@ func (f *farNodes) front(i int) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.each(ln, func(near net.Conn) { f.lead(near, farHost(i)+":"+f.port(i)) })
+	f.each(ln, func(near net.Conn) { f.cross(near, farHost(i)+":"+f.port(i), nil) })
 }
 
 // each takes connections until the test ends, and waits for what is done with them.
@@ -124,25 +124,6 @@ func (f *farNodes) each(ln net.Listener, lead func(near net.Conn)) {
 			all.Go(func() { lead(near) })
 		}
 	})
-}
-
-// lead passes bytes between a connection and one that is opened at the router.
-func (f *farNodes) lead(near net.Conn, to string) {
-	defer func() { _ = near.Close() }()
-	var far net.Conn
-	var err error
-	f.At(0, func() { far, err = net.DialTimeout("tcp", to, time.Second) })
-	if err != nil {
-		return
-	}
-	var back sync.WaitGroup
-	defer back.Wait()
-	defer func() { _ = far.Close() }()
-	back.Go(func() {
-		_, _ = io.Copy(near, far)
-		_ = near.Close()
-	})
-	_, _ = io.Copy(far, near)
 }
 
 // start starts nodes at the same time, and waits until they are served.

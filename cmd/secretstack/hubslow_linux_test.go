@@ -59,7 +59,7 @@ func (f *farNodes) gates(lone int) (slowDown func()) {
 	return func() { slow.Store(true) }
 }
 
-// cross passes bytes between two nodes; if slow is not nil, slowly when it is true.
+// cross passes bytes between a connection and one that is opened at the router; if slow is not nil, slowly when it is true.
 func (f *farNodes) cross(near net.Conn, to string, slow *atomic.Bool) {
 	defer func() { _ = near.Close() }()
 	var far net.Conn
